@@ -1,0 +1,50 @@
+"""Leave the learning rate to a recipe that sets it, let early stopping wait for the recipe, rank phases."""
+
+from __future__ import annotations
+
+from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.training.phases import PhaseFitness
+
+
+@hookimpl
+def sparse_seams(run):
+    def scheduler(build):
+        def yielding(*args, **kwargs):
+            scheduler = build(*args, **kwargs)
+            step = scheduler.step
+
+            def step_unless_owned(*args, **kwargs):
+                step(*args, **kwargs)
+                run.optimizer.reassert()
+
+            scheduler.step = step_unless_owned
+            return scheduler
+
+        return yielding
+
+    def fitness(upstream):
+        return lambda results: PhaseFitness(upstream(results).item(), run.phase_rank)
+
+    def stopper(upstream):
+        class PatientStopping(upstream):
+            """Stop early only after the recipe's last change; each new phase starts with full patience."""
+
+            def __call__(self, epoch, fitness):
+                stop = super().__call__(epoch, fitness)
+                if epoch + 1 > run.schedule.last_change:
+                    return stop
+                self.possible_stop = False  # upstream validates and saves every epoch while it is set
+                self.best_epoch = epoch
+                return False
+
+        return PatientStopping
+
+    return {"scheduler": scheduler, "fitness": fitness, "stopper": stopper}
+
+
+@hookimpl
+def sparse_log(run):
+    rates = run.optimizer.rates
+    if rates is None or not run.schedule.owns_learning_rate(run.optimizer.epoch):
+        return {}
+    return {f"x/lr{i}": rate for i, rate in enumerate(rates)}

@@ -1,0 +1,49 @@
+"""Write checkpoints atomically, with their sparse part, the best of each phase beside the others; resume from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness
+
+
+@hookimpl
+def sparse_seams(run):
+    def save(torch_save):
+        def packed(ckpt, file):
+            run.hook.sparse_pack(run=run, ckpt=ckpt)
+            checkpoints.save_atomically(torch_save, ckpt, file)
+            if Path(file).stem == "best" and run.settled:
+                beside = Path(file).with_name(f"best_{run.phase}.pt")
+                checkpoints.copy_atomically(file, beside)
+
+        return packed
+
+    def strip(upstream):
+        def finish(file, *args, **kwargs):
+            if not checkpoints.is_sparse(file):
+                return upstream(file, *args, **kwargs)
+            beside = [Path(file).with_name(f"best_{phase}.pt") for phase in PHASES]
+            for path in [file, *(p for p in beside if Path(file).stem == "best" and p.exists())]:
+                run.say(f"optimizer stripped from {path}, {checkpoints.strip(path):.1f} MB")
+
+        return finish
+
+    def resume(upstream):
+        def restore(ckpt, optimizer, ema=None, *args, **kwargs):
+            plain = {**ckpt, "ema": None} if run.quantized else ckpt
+            best, first, epochs = upstream(plain, optimizer, ema, *args, **kwargs)
+            checkpoints.restore(run, ckpt, ema)
+            return PhaseFitness(best, ckpt["sparse"]["rank"]), first, epochs
+
+        return restore
+
+    return {"save": save, "strip": strip, "resume": resume}
+
+
+@hookimpl
+def sparse_pack(run, ckpt):
+    ckpt["sparse"] = checkpoints.sparse_part(run, ckpt["best_fitness"])
+    ckpt["best_fitness"] = float(ckpt["best_fitness"])  # without its rank: upstream must be able to unpickle it

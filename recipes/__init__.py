@@ -1,0 +1,1 @@
+"""Recipes that are shipped with the plugin; README.md says where each number comes from."""

@@ -1,0 +1,1 @@
+"""The engine that executes recipes: SparseML. The only package that imports it; doing so takes about three seconds."""

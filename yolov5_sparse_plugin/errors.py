@@ -1,0 +1,41 @@
+"""The errors that a user can cause, in plain words: what was asked, what was found, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Iterable
+
+
+class SparsePluginError(Exception):
+    """Base class; `exit_status` is what a command returns for it."""
+
+    exit_status = 2
+
+
+class OptionError(SparsePluginError):
+    """An option is misspelt, has the wrong type or contradicts another."""
+
+
+class RecipeError(SparsePluginError):
+    """A recipe cannot be read, or does not fit the model or the length of the run."""
+
+
+class CheckpointError(SparsePluginError):
+    """A weights file is missing, is not a checkpoint, or does not fit what was asked."""
+
+
+class HostError(SparsePluginError):
+    """This YOLOv5 lacks a name that the plugin needs; nothing was changed."""
+
+
+class PluginError(SparsePluginError):
+    """A hook, built in or a third party's, is invalid or failed."""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
+    """Return a sentence that names the `known` words closest to `word`, or lists them if none is close."""
+    known = sorted(set(known))
+    close = difflib.get_close_matches(word, known, n=count, cutoff=0.5)
+    if close:
+        return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "Known: " + ", ".join(known[:12]) + (", …" if len(known) > 12 else "") + "."

@@ -1,0 +1,140 @@
+"""Replace globals of one function's module while one call lasts, and put them back.
+
+Only the namespace that reads a name is changed, never the library that owns it: `torch.save` is replaced by putting
+a view of `torch` into the namespace of `train()`; everybody else's `torch` stays as it is.
+"""
+
+from __future__ import annotations
+
+import dis
+from types import CodeType, FunctionType
+from typing import Any, Callable
+
+from yolov5_sparse_plugin.errors import HostError
+from yolov5_sparse_plugin.hosts.seams import SEAMS, SUPPORTED
+
+
+class View:
+    """An object that looks like `target` but for a few attributes."""
+
+    def __init__(self, target: Any):
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def __repr__(self) -> str:
+        return f"<view of {self._target!r}>"
+
+
+def globals_read(code: CodeType) -> set[str]:
+    """Return the names that `code`, or a function nested in it, loads as globals."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= globals_read(constant)
+    return names
+
+
+def look_up(namespace: dict[str, Any], dotted: str) -> Any:
+    """Return what `torch.cuda.amp.autocast` is in `namespace`; raise LookupError where there is nothing."""
+    root, *rest = dotted.split(".")
+    value = namespace[root]
+    for name in rest:
+        try:
+            value = getattr(value, name)
+        except AttributeError as error:
+            raise LookupError(dotted) from error
+    return value
+
+
+class PatchSet:
+    """The replacements of one call of `function`; use as a context manager.
+
+    Args:
+        function: the host's function whose globals are replaced, usually `train`.
+        wrappers: seam name -> function that takes the original and returns the replacement.
+        version: the host's version, for messages.
+
+    Raises:
+        HostError: a seam is missing, on construction, before anything is replaced.
+    """
+
+    def __init__(self, function: FunctionType, wrappers: dict[str, Callable[[Any], Any]], version: str = "?"):
+        self.namespace = function.__globals__
+        self.calls = {name: 0 for name in wrappers}
+        self._wrappers = wrappers
+        self._version = version
+        self._restore: list[tuple[str, Any, Any]] = []
+        read = globals_read(function.__code__)
+        self._targets: dict[str, str] = {}
+        for name in wrappers:
+            found = [dotted for dotted in SEAMS[name].targets if self._present(dotted, read)]
+            if found:
+                self._targets[name] = found[0]
+            elif SEAMS[name].required:
+                raise HostError(
+                    f"This YOLOv5 ({version}) has no {SEAMS[name].targets[0]!r} in {function.__name__}(); "
+                    f"yolov5-sparse-plugin knows {SUPPORTED}. Nothing was changed. "
+                    "Install one of these, or run without sparse options."
+                )
+
+    def _present(self, dotted: str, read: set[str]) -> bool:
+        try:
+            look_up(self.namespace, dotted)
+        except LookupError:
+            return False
+        return dotted.split(".")[0] in read
+
+    def _counted(self, name: str, replacement: Any) -> Any:
+        """Count calls, so that a seam that the host no longer calls is noticed; classes stay what they are."""
+        if isinstance(replacement, type):
+            return replacement
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            return replacement(*args, **kwargs)
+
+        return call
+
+    def __enter__(self) -> PatchSet:
+        for name, dotted in self._targets.items():
+            replacement = self._wrappers[name](look_up(self.namespace, dotted))
+            self._put(dotted, self._counted(name, replacement))
+        return self
+
+    def _put(self, dotted: str, replacement: Any) -> None:
+        root, *rest = dotted.split(".")
+        if not rest:
+            self._set(root, replacement)
+            return
+        holder = self.namespace[root]
+        if not isinstance(holder, View):
+            holder = View(holder)
+            self._set(root, holder)
+        for name in rest[:-1]:
+            inner = getattr(holder, name)
+            if not isinstance(inner, View):
+                inner = View(inner)
+                setattr(holder, name, inner)
+            holder = inner
+        setattr(holder, rest[-1], replacement)
+
+    def _set(self, root: str, value: Any) -> None:
+        self._restore.append((root, self.namespace[root], value))
+        self.namespace[root] = value
+
+    def __exit__(self, *exc: object) -> None:
+        for root, before, ours in reversed(self._restore):
+            if self.namespace.get(root) is ours:  # somebody else's later patch is theirs to take off
+                self.namespace[root] = before
+        self._restore.clear()
+
+    def require_called(self) -> None:
+        """Raise HostError where the host finished without passing through a required seam."""
+        for name, count in self.calls.items():
+            if SEAMS[name].required and count == 0 and name in self._targets and not SEAMS[name].is_class:
+                raise HostError(
+                    f"This YOLOv5 ({self._version}) never called {self._targets[name]!r}, which the plugin needs for: "
+                    f"{SEAMS[name].reason}. The run's result cannot be trusted."
+                )

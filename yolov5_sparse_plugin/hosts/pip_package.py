@@ -1,0 +1,193 @@
+"""The doorways of the PyPI package `yolov5`: functions wrapped where they are defined, once, at import.
+
+A doorway passes everything through while nothing sparse is in play.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable
+
+from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.errors import SparsePluginError
+from yolov5_sparse_plugin.hosts.patchset import View
+
+MARK = "__yolov5_sparse_original__"
+_attached: list[tuple[Any, str, Any]] = []
+# what the user typed, from the doorway (`run`, `run_cli`, `parse_opt`) to `train()`; `main` replaces `opt` on resume
+_typed: dict[str, Any] = {}
+
+
+def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+    """Replace `owner.name` by `make(original)`, unless it is ours already."""
+    original = owner.__dict__[name] if isinstance(owner, type) else getattr(owner, name, None)
+    if original is None or hasattr(original, MARK):
+        return
+    wrapper = functools.wraps(original)(make(original))
+    del wrapper.__wrapped__  # python-fire reads signatures through it
+    wrapper.__signature__ = inspect.signature(original)
+    setattr(wrapper, MARK, original)
+    setattr(owner, name, wrapper)
+    _attached.append((owner, name, wrapper))
+
+
+def detach() -> None:
+    """Restore the doorways that are still ours."""
+    while _attached:
+        owner, name, wrapper = _attached.pop()
+        if getattr(owner, name, None) is wrapper:
+            setattr(owner, name, getattr(wrapper, MARK))
+
+
+def attached() -> list[str]:
+    """Return the doorways in place, as dotted names."""
+    return [f"{getattr(o, '__module__', None) or o.__name__}.{n}" if not isinstance(o, type)
+            else f"{o.__module__}.{o.__name__}.{n}" for o, n, _ in _attached]
+
+
+def attach_module(module: ModuleType) -> None:
+    """Wrap the doorways that `module` holds. Twice is a no-op."""
+    name = module.__name__
+    if name == "yolov5.train":
+        wrap(module, "parse_opt", parse_opt)
+        wrap(module, "run", run)
+        wrap(module, "run_cli", run_cli)
+        wrap(module, "train", train)
+    elif name == "yolov5.models.experimental":
+        wrap(module, "attempt_load", attempt_load)
+    elif name == "yolov5.models.common":
+        wrap(module.DetectMultiBackend, "__init__", detect_multi_backend)
+    elif name == "yolov5.val":
+        serve_main_module()
+
+
+def serve_main_module() -> None:
+    """Serve `python -m yolov5.train` with sparse options.
+
+    Run that way, the training script is `__main__`: no import hook sees it, and it would train dense in silence.
+    It imports `yolov5.val` before it does anything, so from there the same script is run once more as a module.
+    """
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is None or spec.name != "yolov5.train" or "yolov5.train" in sys.modules:
+        return
+    import yolov5.train as script
+
+    exit_plainly(lambda: script.main(script.parse_opt()))
+    raise SystemExit(0)
+
+
+def exit_plainly(call: Callable[[], Any]) -> Any:
+    """Run a command; print an error of ours as a sentence, not as a traceback, and exit with its status."""
+    try:
+        return call()
+    except SparsePluginError as error:
+        print(f"yolov5-sparse: error: {error}", file=sys.stderr)
+        if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
+            raise
+        raise SystemExit(error.exit_status) from None
+
+
+def parse_opt(original: Callable) -> Callable:
+    """Add the sparse options to the parser that upstream's parse_opt builds, and note what was typed."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        namespace = original.__globals__
+        argparse = namespace["argparse"]
+
+        class Parser(argparse.ArgumentParser):
+            def parse_known_args(self, words=None, namespace=None):
+                options.add_to_parser(self)
+                result = super().parse_known_args(words, namespace)
+                absent = object()
+                probe = argparse.Namespace(**{a.dest: absent for a in self._actions})
+                super().parse_known_args(words, probe)
+                for name, value in vars(probe).items():
+                    if value is not absent:
+                        _typed.setdefault(name, value)  # keywords of run() go before the words of sys.argv
+                return result
+
+        view = View(argparse)
+        view.ArgumentParser = Parser
+        namespace["argparse"] = view
+        try:
+            return original(*args, **kwargs)
+        finally:
+            namespace["argparse"] = argparse
+
+    return wrapper
+
+
+def run(original: Callable) -> Callable:
+    """Remember the keywords of `yolov5.train.run(**kwargs)`."""
+
+    def wrapper(**kwargs: Any) -> Any:
+        _typed.clear()
+        _typed.update(kwargs)
+        try:
+            return original(**kwargs)
+        finally:
+            _typed.clear()
+
+    return wrapper
+
+
+def run_cli(original: Callable) -> Callable:
+    """Remember the flags of `yolov5 train …`, and end in a sentence instead of a traceback."""
+    inner = run(original)
+
+    def wrapper(**kwargs: Any) -> Any:
+        return exit_plainly(lambda: inner(**kwargs))
+
+    return wrapper
+
+
+def train(original: Callable) -> Callable:
+    """Train sparse where something sparse was asked for, else as upstream does."""
+
+    def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
+        from yolov5_sparse_plugin.training import entry
+
+        return entry.train(original, hyp, opt, device, callbacks, dict(_typed))
+
+    return wrapper
+
+
+def attempt_load(original: Callable) -> Callable:
+    """Load a quantized checkpoint with its quantizers; every other file as upstream does."""
+
+    def wrapper(weights: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolov5_sparse_plugin.training import checkpoints
+
+        files = weights if isinstance(weights, (list, tuple)) else [weights]
+        if not any(checkpoints.is_sparse(file) for file in files):
+            return original(weights, *args, **kwargs)
+        namespace = original.__globals__
+        torch = namespace["torch"]
+        view = View(torch)
+        view.load = checkpoints.loader(torch.load)
+        namespace["torch"] = view
+        try:
+            return original(weights, *args, **kwargs)
+        finally:
+            namespace["torch"] = torch
+
+    return wrapper
+
+
+def detect_multi_backend(original: Callable) -> Callable:
+    """Hand over absolute paths: upstream asks a model hub for `weights/best.pt` before it looks at the disk."""
+
+    def wrapper(self: Any, weights: Any = "yolov5s.pt", *args: Any, **kwargs: Any) -> None:
+        def absolute(file: Any) -> Any:
+            return str(Path(file).resolve()) if isinstance(file, (str, Path)) and Path(file).is_file() else file
+
+        several = isinstance(weights, (list, tuple))
+        original(self, [absolute(f) for f in weights] if several else absolute(weights), *args, **kwargs)
+
+    return wrapper

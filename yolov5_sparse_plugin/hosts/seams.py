@@ -1,0 +1,53 @@
+"""The seams: every name of the host that the plugin ever replaces, and why.
+
+`targets` are spellings of different YOLOv5 releases; the first that `train()` reads is used. Required seams that
+are missing, or that a finished run never passed through, are errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SUPPORTED = "the PyPI package yolov5 7.0.14"
+
+
+@dataclass(frozen=True)
+class Seam:
+    targets: tuple[str, ...]
+    reason: str
+    required: bool = True
+    is_class: bool = False
+
+
+SEAMS = {
+    "load": Seam(
+        ("torch_load", "torch.load"),
+        "reading checkpoints that hold more than tensors on torch >= 2.6",
+        required=False,  # not called when training from scratch
+    ),
+    "model": Seam(("Model",), "preparing the model's structure before weights are loaded"),
+    "amp": Seam(("check_amp",), "mixed precision is switched off where fake quantization is switched on"),
+    "autocast": Seam(
+        ("smart_amp_autocast", "torch.cuda.amp.autocast"),
+        "mixed precision ends when quantization starts",
+        required=False,
+    ),
+    "optimizer": Seam(("smart_optimizer",), "SparseML's ScheduledOptimizer around upstream's optimizer"),
+    "scheduler": Seam(("lr_scheduler.LambdaLR",), "the end of an epoch on every rank; who owns the learning rate"),
+    "ema": Seam(("ModelEMA",), "averaged weights that keep masks and follow quantization", is_class=True),
+    "resume": Seam(("smart_resume",), "masks, clock and quantizers of an interrupted run", required=False),
+    "dataloader": Seam(("create_dataloader",), "batches per epoch, the unit of the recipe's clock"),
+    "loggers": Seam(
+        ("Loggers",), "sparsity and phase in results.csv, TensorBoard and Weights & Biases", required=False
+    ),
+    "validate": Seam(("validate.run",), "no half precision once quantized", required=False),
+    "fitness": Seam(("fitness",), "a later phase beats an earlier one, so that best.pt is of the last phase"),
+    "stopper": Seam(("EarlyStopping",), "early stopping waits for the recipe", is_class=True),
+    "copy": Seam(
+        ("deepcopy",),
+        "checkpoints hold plain float modules, without hooks and quantizers",
+        required=False,  # --nosave with --evolve
+    ),
+    "save": Seam(("torch.save",), "atomic checkpoints with the sparse part in them", required=False),
+    "strip": Seam(("strip_optimizer",), "finished checkpoints keep their sparse part", required=False),
+}

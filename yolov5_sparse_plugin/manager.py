@@ -1,0 +1,113 @@
+"""Who is registered, in what order, and who is blocked: the plugin manager.
+
+Built-in hooks are plugins like any other. Registration order is a promise: DEFAULT_HOOKS, then entry points of the
+group `yolov5_sparse` by name, then `--sparse-hooks` files as typed. pluggy calls the last registered first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Iterable
+
+import pluggy
+
+from yolov5_sparse_plugin import hookspecs
+from yolov5_sparse_plugin.errors import PluginError, SparsePluginError, nearest
+
+DEFAULT_HOOKS = (
+    "zoo_weights",
+    "sparse_training",
+    "lr_and_stopping",
+    "quantization_aware",
+    "sparse_checkpoints",
+)
+
+
+def load_file(path: str):
+    """Import a drop-in file of hooks under a name of its own."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise PluginError(f"--sparse-hooks {path}: there is no such file.")
+    name = f"yolov5_sparse_hooks_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"--sparse-hooks {path}: not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise PluginError(f"--sparse-hooks {path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def create(files: Iterable[str] = (), blocked: Iterable[str] = ()) -> pluggy.PluginManager:
+    """Build the manager of one run.
+
+    Args:
+        files: drop-in files, see `--sparse-hooks`.
+        blocked: names that must not be registered, see YOLOV5_SPARSE_DISABLE.
+
+    Raises:
+        PluginError: a name in `blocked` is nobody's, or a hook's signature does not fit the contract; the message
+            names plugin, hook and signature.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    blocked = list(blocked)
+    for name in blocked:
+        manager.set_blocked(name)
+    candidates = set(DEFAULT_HOOKS)
+    try:
+        for name in DEFAULT_HOOKS:
+            if name not in blocked:
+                try:
+                    module = importlib.import_module("yolov5_sparse_plugin.hooks." + name)
+                except ModuleNotFoundError as error:
+                    if error.name != "yolov5_sparse_plugin.hooks." + name:
+                        raise
+                    continue  # a hook file that somebody deleted is a capability less, not an error
+                manager.register(module, name)
+        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
+        candidates.update(n for n in entry_point_names())
+        for path in files:
+            candidates.add(Path(path).stem)
+            if Path(path).stem not in blocked:
+                manager.register(load_file(path), Path(path).stem)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"hook of {getattr(error, 'plugin', '?')!r} does not fit the contract: {error}") from error
+    unknown = [name for name in blocked if name not in candidates]
+    if unknown:
+        raise PluginError(f"YOLOV5_SPARSE_DISABLE={','.join(blocked)}: no hook {unknown[0]!r}. "
+                          + nearest(unknown[0], candidates))
+    manager.add_hookcall_monitoring(lambda *_: None, name_the_hook)
+    if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
+        manager.trace.root.setwriter(lambda text: print(f"[yolov5-sparse] {text}", file=sys.stderr, end=""))
+        manager.enable_tracing()
+    return manager
+
+
+def entry_point_names() -> list[str]:
+    from importlib.metadata import entry_points
+
+    points = entry_points()
+    group = points.select(group=hookspecs.PROJECT) if hasattr(points, "select") else points.get(hookspecs.PROJECT, [])
+    return [point.name for point in group]
+
+
+def name_the_hook(outcome, hook_name, hook_impls, kwargs) -> None:
+    """Say which hook failed where an exception leaves one: the traceback alone shows pluggy's frames."""
+    error = outcome.exception
+    if error is None or isinstance(error, SparsePluginError) or not isinstance(error, Exception):
+        return
+    if not getattr(error, "_sparse_hook", None):
+        error._sparse_hook = hook_name
+        names = ", ".join(impl.plugin_name for impl in reversed(hook_impls))
+        message = f"{type(error).__name__} in hook {hook_name} (plugins: {names}): {error}"
+        outcome.force_exception(PluginError(message).with_traceback(error.__traceback__))
+        outcome.exception.__cause__ = error

@@ -1,0 +1,255 @@
+"""What the user asked of the plugin, from the command line, the environment and yolov5-sparse.yaml, in that order.
+
+One table, `OPTIONS`, feeds the parser of `yolov5 train --help`, the environment variables, the config file and the
+checks, so that an option exists everywhere or nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+import yaml
+
+from yolov5_sparse_plugin.errors import OptionError, nearest
+
+CONFIG_NAME = "yolov5-sparse.yaml"
+ENV_PREFIX = "YOLOV5_SPARSE_"
+# variables that are not options of a run: they steer the plugin itself (or its tests)
+ENV_SWITCHES = ("AUTOLOAD", "CONFIG", "DISABLE", "TRACE", "TEST_DATA")
+
+
+def text(value: Any, name: str) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
+        raise OptionError(f"{name}: needs a value, a path or a name; got {value!r}.")
+    return str(value)
+
+
+def scalar(value: str) -> Any:
+    """Turn a word of `k=v` into int, float, bool or, failing that, str (YAML alone reads 1e-3 as a string)."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return {"true": True, "false": False, "null": None, "none": None}.get(value.lower(), value)
+
+
+def mapping(value: Any, name: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        words = value.strip()
+        if words.startswith("{"):
+            try:
+                value = json.loads(words)
+            except ValueError as error:
+                raise OptionError(f"{name}: {value!r} is not valid JSON ({error}).") from error
+        else:
+            pairs = [word.partition("=") for word in words.split(",")]
+            if not all(key.strip() and sign for key, sign, _ in pairs):
+                raise OptionError(f"{name}: expected 'name=value,name=value' or JSON, got {value!r}.")
+            value = {key.strip(): scalar(word.strip()) for key, _, word in pairs}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise OptionError(
+            f"{name}: expected 'name=value,name=value', JSON or a dict, got {value!r} ({type(value).__name__})."
+        )
+    return dict(value)
+
+
+def texts(value: Any, name: str) -> list[str]:
+    if isinstance(value, str):
+        value = [word for word in value.split(os.pathsep if os.pathsep in value else ",") if word.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise OptionError(f"{name}: expected one or more paths, got {value!r}.")
+    return [text(word, name) for word in value]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: `name` as in SparseOptions; `aliases` are older spellings on the command line."""
+
+    name: str
+    read: Callable[[Any, str], Any]
+    metavar: str
+    help: str
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        return "--sparse-" + self.name.replace("_", "-")
+
+
+OPTIONS = (
+    Option(
+        "recipe",
+        text,
+        "RECIPE",
+        "prune, quantize or keep sparse while training: a recipe file (.yaml, or .md with YAML front matter) or the "
+        "name of a shipped recipe (see 'yolov5-sparse recipes'); gives --epochs where you don't",
+        aliases=("recipe",),
+    ),
+    Option(
+        "recipe_args",
+        mapping,
+        "ARGS",
+        "override the recipe's root variables: 'num_epochs=12,final_sparsity=0.7' or JSON",
+        aliases=("recipe_args",),
+    ),
+    Option("hooks", texts, "FILE", "Python file(s) with hooks of your own, see CONTRIBUTING.md"),
+)
+BY_NAME = {option.name: option for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class SparseOptions:
+    """The validated options of one run; `origin` says where each one was found, for messages.
+
+    Attributes:
+        recipe: path, shipped name or raw text of the recipe; None: nothing sparse was asked for.
+        recipe_args: overrides of the recipe's root variables.
+        hooks: Python files with hooks of the user's.
+        origin: option name -> `--sparse-recipe`, `YOLOV5_SPARSE_RECIPE`, `yolov5-sparse.yaml` or `checkpoint`.
+    """
+
+    recipe: str | None = None
+    recipe_args: dict[str, Any] = field(default_factory=dict)
+    hooks: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def asked(self, name: str) -> str:
+        """Return how the user wrote option `name`, for the first part of an error message."""
+        where = self.origin.get(name, BY_NAME[name].flag)
+        return f"{where} {getattr(self, name)}" if where.startswith("--") else f"{where}: {getattr(self, name)}"
+
+
+def add_to_parser(parser) -> None:
+    """Add the sparse options to an argparse parser, without defaults: what was not typed stays absent."""
+    import argparse
+
+    group = parser.add_argument_group("sparsification (yolov5-sparse-plugin)")
+    for option in OPTIONS:
+        flags = [option.flag] + ["--" + alias.replace("_", "-") for alias in option.aliases]
+        group.add_argument(
+            *flags,
+            dest="sparse_" + option.name,
+            metavar=option.metavar,
+            nargs="+" if option.read is texts else None,
+            default=argparse.SUPPRESS,
+            help=option.help,
+        )
+
+
+def typed_names() -> dict[str, Option]:
+    """Map every spelling that may arrive as a keyword (`sparse_recipe`, `recipe`) to its option."""
+    names = {"sparse_" + option.name: option for option in OPTIONS}
+    names.update({alias: option for option in OPTIONS for alias in option.aliases})
+    return names
+
+
+def from_typed(typed: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Pick the plugin's options out of keywords or flags; refuse a `sparse_…` that does not exist."""
+    known, found = typed_names(), {}
+    for key, value in typed.items():
+        if key in known:
+            found[known[key].name] = (value, "--" + key.replace("_", "-"))
+        elif key.startswith("sparse_") or key == "sparse":
+            flags = {o.flag for o in OPTIONS}
+            raise OptionError(
+                f"--{key.replace('_', '-')}: no such option. {nearest('--' + key.replace('_', '-'), flags)}"
+            )
+    return found
+
+
+def from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    found = {}
+    for key, value in environ.items():
+        if not key.startswith(ENV_PREFIX) or key[len(ENV_PREFIX) :] in ENV_SWITCHES:
+            continue
+        name = key[len(ENV_PREFIX) :].lower()
+        if name not in BY_NAME:
+            known = [ENV_PREFIX + o.name.upper() for o in OPTIONS] + [ENV_PREFIX + s for s in ENV_SWITCHES]
+            raise OptionError(f"environment variable {key}: no such option. {nearest(key, known)}")
+        if value:
+            found[name] = (value, key)
+    return found
+
+
+def config_file(environ: Mapping[str, str], cwd: Path) -> Path | None:
+    """Return the config file to read: YOLOV5_SPARSE_CONFIG, else yolov5-sparse.yaml in `cwd`, else None."""
+    named = environ.get(ENV_PREFIX + "CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise OptionError(f"{ENV_PREFIX}CONFIG={named}: there is no such file.")
+        return Path(named)
+    path = cwd / CONFIG_NAME
+    return path if path.is_file() else None
+
+
+def read_config(environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
+    """Read the config file as a dict of option name -> value; `disable` may list hooks to block."""
+    path = config_file(environ, cwd)
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: not valid YAML ({error}).") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"{path}: expected 'option: value' lines, found {type(content).__name__}.")
+    content = {str(k).replace("-", "_"): v for k, v in content.items()}
+    content = {k[len("sparse_") :] if k.startswith("sparse_") else k: v for k, v in content.items()}
+    for key in content:
+        if key not in BY_NAME and key != "disable":
+            raise OptionError(f"{path}: no option {key!r}. {nearest(key, [*BY_NAME, 'disable'])}")
+    return content
+
+
+def resolve(
+    typed: Mapping[str, Any],
+    recorded: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> SparseOptions:
+    """Merge the sources, first one wins: typed, recorded, environment, config file.
+
+    Args:
+        typed: flags of the command line or keywords of `run()`, foreign ones included.
+        recorded: options of the run that is being resumed (`opt.yaml`), None for a new run.
+        environ: defaults to `os.environ`.
+        cwd: where the config file is looked for; defaults to the current directory.
+
+    Raises:
+        OptionError: unknown name or wrong type, naming where it stands.
+    """
+    environ = os.environ if environ is None else environ
+    config = read_config(environ, Path.cwd() if cwd is None else cwd)
+    sources = (
+        from_typed(typed),
+        {k: (v, "opt.yaml") for k, v in (recorded or {}).items() if k in BY_NAME and v},
+        from_environment(environ),
+        {k: (v, CONFIG_NAME) for k, v in config.items() if k in BY_NAME and v is not None},
+    )
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source in sources:
+        for name, (value, where) in source.items():
+            if name not in values:
+                shown = where if where.startswith(("--", ENV_PREFIX)) else f"{where}: {name}"
+                values[name] = BY_NAME[name].read(value, shown)
+                origin[name] = where
+    if "recipe_args" in values and "recipe" not in values:
+        raise OptionError(
+            f"{origin['recipe_args']}: recipe arguments were given but no recipe. Add --sparse-recipe RECIPE."
+        )
+    return SparseOptions(origin=origin, **values)
+
+
+def disabled_hooks(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[str]:
+    """Return the names of blocked hooks: YOLOV5_SPARSE_DISABLE (comma separated), else the config's `disable`."""
+    environ = os.environ if environ is None else environ
+    listed = environ.get(ENV_PREFIX + "DISABLE")
+    if listed is None:
+        listed = read_config(environ, Path.cwd() if cwd is None else cwd).get("disable") or []
+    return [name.strip() for name in (listed.split(",") if isinstance(listed, str) else listed) if str(name).strip()]

@@ -1,0 +1,79 @@
+"""Find a recipe by path, shipped name or raw text, and read it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolov5_sparse_plugin.errors import RecipeError, nearest
+
+SHIPPED = Path(__file__).parent / "recipes"
+SUFFIXES = (".yaml", ".yml", ".md")
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the shipped recipes (next to the package in a checkout, inside it once installed)."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("yolov5_sparse_plugin.recipes")
+    return Path(spec.origin).parent if spec and spec.origin else SHIPPED
+
+
+def shipped() -> dict[str, Path]:
+    """Return the shipped recipes, name -> file."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
+
+
+@dataclass(frozen=True)
+class RecipeText:
+    """The YAML text of a recipe, and where it came from."""
+
+    text: str
+    source: str
+
+
+def front_matter(text: str, source: str) -> str:
+    """Return the YAML of a Markdown recipe: what stands between its first two `---` lines."""
+    match = re.search(r"\A\s*^(?:---|\+\+\+)\s*$(.*?)^(?:---|\+\+\+)\s*$", text, re.S | re.M)
+    if not match:
+        raise RecipeError(
+            f"{source}: a Markdown recipe needs its YAML as front matter, between two lines '---'; found none."
+        )
+    return match.group(1)
+
+
+def read(address: str) -> RecipeText:
+    """Read the recipe at `address`.
+
+    Args:
+        address: a file (.yaml, .yml, .md), the name of a shipped recipe, or the YAML itself (with line breaks).
+
+    Raises:
+        RecipeError: nothing is there, or it is not text.
+    """
+    if "\n" in address:
+        is_card = address.lstrip().startswith("---")
+        return RecipeText(front_matter(address, "recipe text") if is_card else address, "recipe text")
+    path = Path(address).expanduser()
+    if not path.is_file() and address in shipped():
+        path = shipped()[address]
+    if path.is_dir():
+        raise RecipeError(f"--sparse-recipe {address}: this is a directory. Name the recipe file in it.")
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
+        raise RecipeError(
+            f"--sparse-recipe {address}: no such file, and no shipped recipe has that name. "
+            + nearest(path.name, [*shipped(), *near])
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise RecipeError(f"--sparse-recipe {address}: a recipe is a .yaml or .md file, this is {path.suffix or 'neither'!r}.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"--sparse-recipe {address}: not a text file ({error.reason} at byte {error.start}).") from error
+    except OSError as error:
+        raise RecipeError(f"--sparse-recipe {address}: cannot be read ({error.strerror}).") from error
+    if path.suffix.lower() == ".md":
+        text = front_matter(text, address)
+    return RecipeText(text, str(path))

@@ -1,0 +1,1 @@
+"""A sparse training run: its clock, its phases, its averaged weights and its checkpoints."""

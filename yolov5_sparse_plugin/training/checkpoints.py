@@ -1,0 +1,228 @@
+"""Checkpoints that every YOLOv5 can read, with what only this plugin understands beside it under `sparse`.
+
+`model` and `ema` are plain float modules of the host's classes. `ckpt["sparse"]` holds, as plain values and tensors:
+
+    format    this layout's name and version
+    recipe    YAML with all variables resolved
+    phase     dense, pruned, quantized or pruned_quantized
+    epoch     the recipe's clock: epochs completed, fractional
+    sparsity  zeros among the prunable weights, 0..1
+    layers    the same by layer: parameter name -> sparsity
+    rank      rank of the phase that `best_fitness` belongs to
+    state     full-precision state dict of the live model: quantizers' scales and zero points included.
+              Always there for a quantized model; in an unfinished run for every model
+    ema       full-precision state dict of the averaged weights, in an unfinished run that is not quantized yet
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import types
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import torch
+
+from yolov5_sparse_plugin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from yolov5_sparse_plugin.training.run import TrainingRun
+
+FORMAT = "yolov5-sparse-plugin/1"
+
+
+def is_sparse(file: Any) -> bool:
+    """Return whether `file` is a checkpoint with a sparse part; nothing is unpickled to find out."""
+    if not isinstance(file, (str, os.PathLike)) or not zipfile.is_zipfile(file):
+        return False
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return bool(names) and FORMAT.split("/")[0].encode() in archive.read(names[0])
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a sparse checkpoint as it was written.
+
+    Raises:
+        CheckpointError: the file is damaged, or of a newer format than this plugin knows.
+    """
+    try:
+        ckpt = torch.load(file, map_location=map_location, weights_only=False)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{file}: the checkpoint is damaged ({error}). Use another one of the run: best.pt, last.pt or best_*.pt."
+        ) from error
+    found = ckpt.get("sparse", {}).get("format")
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{file}: written in format {found!r}, this plugin reads {FORMAT!r}. "
+            "Install the version of yolov5-sparse-plugin that wrote it, or a newer one."
+        )
+    return ckpt
+
+
+def is_quantized(sparse: dict[str, Any]) -> bool:
+    return "quantized" in sparse["phase"]
+
+
+def loader(original: Callable[..., Any], quantized: bool = True) -> Callable[..., Any]:
+    """Return a `torch.load` for a host's namespace that understands sparse checkpoints.
+
+    Args:
+        original: what reads every other file.
+        quantized: hand back a quantized model with its quantizers, as upstream's `model`; False: its float twin,
+            from which upstream builds a model of its own when it trains.
+    """
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if not is_sparse(file):
+            return original(file, *args, **kwargs)
+        ckpt = read(file, kwargs.get("map_location", args[0] if args else "cpu"))
+        if quantized and is_quantized(ckpt["sparse"]):
+            ckpt["model"], ckpt["ema"] = quantized_model(ckpt), None
+        return ckpt
+
+    return load
+
+
+def trusting(torch_load: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `torch.load` that reads whole pickled models, which torch >= 2.6 refuses unless asked.
+
+    YOLOv5 7.0 pickles its models and does not ask. Every upstream checkpoint of every version is such a file.
+    """
+
+    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return torch_load(file, *args, **{**kwargs, "weights_only": False})
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error}).") from error
+
+    return load
+
+
+def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
+    """Return what `ckpt["sparse"]` holds for the present moment of a run; see the top of this file."""
+    part = {
+        "format": FORMAT,
+        "recipe": run.schedule.text,
+        "phase": run.phase,
+        "epoch": float(run.completed),
+        "sparsity": run.sparsity(),
+        "layers": run.layers(),
+        "rank": getattr(best_fitness, "rank", run.phase_rank),
+        "state": full_precision(run.model),
+    }
+    if not run.quantized and run.ema is not None:
+        part["ema"] = full_precision(run.ema.ema)
+    return part
+
+
+def restore(run: TrainingRun, ckpt: dict[str, Any], ema: Any) -> None:
+    """Give a resumed run back the full precision that upstream's FP16 copies lost. The structure is there already."""
+    part = ckpt["sparse"]
+    load_quantized_state(run.model, part["state"])
+    if ema is not None:
+        ema.updates = ckpt["updates"]
+        if not run.quantized and "ema" in part:
+            ema.ema.load_state_dict(part["ema"])
+
+
+def quantized_model(ckpt: dict[str, Any]) -> torch.nn.Module:
+    """Rebuild a quantized model, bit by bit, from its float twin, its recipe and its full-precision state.
+
+    Returns:
+        A module of the host's class in `eval()`. `half()` leaves it alone and `fuse()` does nothing: FP16 would move
+        its weights off their grid, and batch norm is folded at export.
+    """
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+
+    model = (ckpt.get("ema") or ckpt["model"]).float()
+    make_adds_quantizable(model)
+    Schedule(ckpt["sparse"]["recipe"], "the checkpoint's recipe").apply_quantization(model)
+    load_quantized_state(model, ckpt["sparse"]["state"])
+    model.half = types.MethodType(lambda self: self, model)
+    model.fuse = types.MethodType(lambda self: self, model)
+    model.register_forward_pre_hook(cast_inputs)
+    return model.eval()
+
+
+def load_quantized_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load a full-precision state into the quantized structure it came from, strictly."""
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise CheckpointError(
+            f"the checkpoint's quantizers do not fit its recipe: {len(missing)} missing (first: "
+            f"{(missing or ['-'])[0]}), {len(unexpected)} unexpected (first: {(unexpected or ['-'])[0]}). "
+            "Its float twin can still be used with YOLOV5_SPARSE_AUTOLOAD=0."
+        )
+
+
+def cast_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Hand FP16 images (`--half`) to a quantized model as float32."""
+    return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+
+
+def full_precision(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy, on the CPU, of a model's whole state dict."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def save_atomically(save: Callable[..., Any], ckpt: Any, file: Any) -> None:
+    """Write a checkpoint so that `file` is at every moment either the old one or the new one, complete.
+
+    Raises:
+        CheckpointError: the disk is full or the folder cannot be written; `file` is what it was.
+    """
+    file = Path(file)
+    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            save(ckpt, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: the checkpoint could not be written ({error.strerror}); the previous one is still there. "
+            "Free some space or choose another --project."
+        ) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def copy_atomically(source: Any, target: Any) -> None:
+    """Copy a checkpoint; `target` is never half a file."""
+    data = Path(source).read_bytes()
+    save_atomically(lambda _, stream: stream.write(data), None, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def strip(file: Any) -> float:
+    """Finish a checkpoint as upstream's `strip_optimizer` does, its sparse part included; return its size in MB."""
+    ckpt = read(file)
+    if ckpt.get("ema"):
+        ckpt["model"] = ckpt["ema"]
+    for key in ("optimizer", "best_fitness", "ema", "updates"):
+        ckpt[key] = None
+    ckpt["epoch"] = -1
+    ckpt["model"].half()
+    for parameter in ckpt["model"].parameters():
+        parameter.requires_grad = False
+    ckpt["sparse"].pop("ema", None)
+    if not is_quantized(ckpt["sparse"]):
+        ckpt["sparse"].pop("state", None)
+    save_atomically(torch.save, ckpt, file)
+    return os.path.getsize(file) / 1e6

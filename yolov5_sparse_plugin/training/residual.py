@@ -1,0 +1,45 @@
+"""Make the `+` of a Bottleneck a module, so that quantization can reach it; float results do not change."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+
+class ResidualAdd(nn.Module):
+    """Add two float tensors of one shape. SparseML puts a quantizer before each of the two when it quantizes."""
+
+    wrap_qat = True
+    qat_wrapper_kwargs = {"num_inputs": 2, "num_outputs": 0}
+
+    def forward(self, shortcut: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        return torch.add(shortcut, branch)
+
+
+@functools.lru_cache(maxsize=None)
+def with_module_add(bottleneck: type) -> type:
+    """Return a subclass of a host's Bottleneck that adds through `self.residual`."""
+
+    class QuantizableBottleneck(bottleneck):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            branch = self.cv2(self.cv1(x))
+            return self.residual(x, branch) if self.add else branch
+
+    return QuantizableBottleneck
+
+
+def make_adds_quantizable(model: nn.Module) -> int:
+    """Change, in place, every Bottleneck of `model` that adds; return how many there were.
+
+    The host's class is replaced by a subclass of it on the instance. Checkpoints never see it: they are written from
+    the float twin.
+    """
+    changed = 0
+    for module in model.modules():
+        if type(module).__name__ == "Bottleneck" and getattr(module, "add", False):
+            module.__class__ = with_module_add(type(module))
+            module.residual = ResidualAdd()
+            changed += 1
+    return changed

@@ -1,0 +1,247 @@
+"""One sparse training run, from the doorway to the last checkpoint.
+
+A run owns the state; the hooks decide what of it reaches the host. Its life, in the host's order:
+
+    sparse_run_start   options and recipe are valid
+    seams replaced     `train()` of the host begins
+      adopt_model      the host built a model: copy a float twin, sparse_model_built
+      schedule_with    the host built an optimizer: wrap it, initialize the recipe
+      bind             the host knows its batches per epoch: the clock starts
+      start_batch …    sparse_batch_start; every batch is counted once
+      end_epoch        modifiers that end here end; sparse_epoch_end; validation and checkpoint follow
+    seams restored
+    sparse_run_end
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import FunctionType
+from typing import Any, Callable
+
+import torch
+
+from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
+from yolov5_sparse_plugin.errors import PluginError
+from yolov5_sparse_plugin.hosts.patchset import PatchSet
+from yolov5_sparse_plugin.hosts.seams import SEAMS
+from yolov5_sparse_plugin.options import SparseOptions
+from yolov5_sparse_plugin.training import phases
+from yolov5_sparse_plugin.training.clock import EpochClock
+from yolov5_sparse_plugin.training.twin import FloatTwin
+
+
+class TrainingRun:
+    """State of a run.
+
+    Attributes:
+        options, schedule: what the user asked for and what the recipe makes of it.
+        opt, hyp, callbacks: upstream's, as `train()` got them.
+        resumed: the sparse part of the checkpoint that is being resumed, None for a new run.
+        model: the live model, of the host's classes, quantized once the recipe has done so.
+        ema: the PhaseEMA, None on ranks other than 0.
+        optimizer: SparseML's ScheduledOptimizer around upstream's.
+        twin: the float twin of `model`.
+        quantized: whether `model` has quantizers.
+        phase: see `training.phases`.
+        epochs: length of the run. completed: epochs that are over.
+    """
+
+    def __init__(
+        self,
+        train: FunctionType,
+        options: SparseOptions,
+        schedule: Schedule,
+        opt: Any,
+        hooks: Any,
+        resumed: dict[str, Any] | None = None,
+    ):
+        self._train = train
+        self.options, self.schedule, self.opt = options, schedule, opt
+        self.hook = hooks.hook
+        self.resumed = resumed
+        self.epochs = opt.epochs
+        self.save_dir = Path(opt.save_dir)
+        self.model: torch.nn.Module | None = None
+        self.ema: Any = None
+        self.optimizer: Optimizer | None = None
+        self.twin: FloatTwin | None = None
+        self.clock = EpochClock(lambda: self.optimizer.emulated_step())
+        self.quantized = False
+        self.phase = "dense"
+        self.completed = 0
+        self._prunable: dict[str, torch.nn.Parameter] = {}
+
+    # ------------------------------------------------------------------------------------------------- the whole run
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The host's namespace: the globals of its `train()`."""
+        return self._train.__globals__
+
+    def say(self, message: str, warn: bool = False) -> None:
+        """Print through the host's own logger."""
+        log = self.host["LOGGER"]
+        prefix = self.host["colorstr"]("sparse: ")
+        (log.warning if warn else log.info)(prefix + ("WARNING ⚠️ " if warn else "") + message)
+
+    def execute(self, hyp: Any, device: Any, callbacks: Any) -> Any:
+        """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
+        self.callbacks = callbacks
+        error: BaseException | None = None
+        self.hook.sparse_run_start(run=self)
+        patches = PatchSet(self._train, self._wrappers(), str(self.host.get("__version__", "?")))
+        try:
+            with self._registered(callbacks), patches:
+                result = self._train(hyp, self.opt, device, callbacks)
+            patches.require_called()
+            return result
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            if self.model is not None:
+                self.schedule.close(self.model)
+            self.hook.sparse_run_end(run=self, error=error)
+
+    def _wrappers(self) -> dict[str, Callable[[Any], Any]]:
+        """Combine what all hooks want to replace; the hook registered last is outermost."""
+        wrappers: dict[str, Callable[[Any], Any]] = {}
+        for seams in reversed(self.hook.sparse_seams(run=self)):
+            for name, wrapper in seams.items():
+                if name not in SEAMS:
+                    raise PluginError(f"sparse_seams: there is no seam {name!r}. Known: {', '.join(SEAMS)}.")
+                inner = wrappers.get(name)
+                wrappers[name] = wrapper if inner is None else _outside(wrapper, inner)
+        return wrappers
+
+    @contextlib.contextmanager
+    def _registered(self, callbacks: Any):
+        """Add the run's callbacks, first in line; upstream's default Callbacks() outlives the call."""
+        mine = {"on_train_batch_start": self.start_batch, "on_fit_epoch_end": self.log}
+        for event, function in mine.items():
+            callbacks.register_action(event, name="yolov5_sparse", callback=function)
+        try:
+            yield
+        finally:
+            for event in mine:
+                registered = callbacks._callbacks[event]
+                registered[:] = [action for action in registered if action["name"] != "yolov5_sparse"]
+
+    # -------------------------------------------------------------------------------------------- what the host built
+
+    def adopt_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Take the model that the host has just built."""
+        self.model = model
+        self.twin = FloatTwin(model)
+        self._prunable = prunable(model)
+        self.hook.sparse_model_built(run=self, model=model)
+        return model
+
+    def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
+        """Wrap the optimizer that the host has just built for `model`; weights are loaded by now."""
+        self.optimizer = self.schedule.wrap(optimizer, self.model, self.save_dir / "sparseml.log")
+        self.optimizer.stepped = self.clock.stepped
+        self.optimizer.before_quantization = lambda: self.twin.before(self.model)
+        self.optimizer.after_quantization = self._quantization_started
+        if self.resumed:
+            self.completed = int(round(self.resumed["epoch"]))
+            self.optimizer.seek(float(self.completed))
+        self._update_phase()
+        return self.optimizer
+
+    def check_weights(self) -> None:
+        """Warn where a recipe would let pruned weights grow back."""
+        sparsity = self.sparsity()
+        if sparsity > 0.05 and not self.schedule.pruning:
+            self.say(
+                f"these weights are {sparsity:.0%} sparse and {self.schedule.source} has no pruning modifier: they will "
+                "become dense again. Add '!ConstantPruningModifier {start_epoch: 0.0, params: __ALL_PRUNABLE__}' to "
+                "the recipe, or use a shipped transfer_… recipe.",
+                warn=True,
+            )
+
+    def bind(self, batches: int) -> None:
+        """Start the clock: an epoch has `batches` batches."""
+        self.optimizer.bind(batches, self.completed)
+
+    # --------------------------------------------------------------------------------------------------- as it trains
+
+    def start_batch(self) -> None:
+        self.clock.start_batch()
+        self.hook.sparse_batch_start(run=self, epoch=self.optimizer.epoch)
+
+    def end_epoch(self) -> None:
+        """Close an epoch after its last batch, before it is validated."""
+        self.clock.settle()
+        self.completed += 1
+        self.optimizer.tick(float(self.completed))
+        self._update_phase()
+        if self.ema is not None:
+            self.ema.mask()
+        self.hook.sparse_epoch_end(run=self, epoch=self.completed)
+
+    def _quantization_started(self) -> None:
+        self.twin.after(self.model)
+        self.quantized = True
+        if self.ema is not None:
+            self.ema.follow(self.model)
+        self._update_phase()
+
+    def _update_phase(self) -> None:
+        end, clock = self.schedule.pruning_end, self.optimizer.epoch
+        pruned = end is not None and (clock >= end or self.completed >= end) and self.sparsity() > 0
+        phase = phases.phase_of(pruned, self.quantized)
+        if phase != self.phase:
+            before, self.phase = self.phase, phase
+            self.hook.sparse_phase_changed(run=self, before=before, after=phase)
+
+    @property
+    def phase_rank(self) -> int:
+        return phases.rank(self.phase)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the model is wholly in its phase: false for a dense model that is being pruned."""
+        start = self.schedule.pruning_start
+        return self.phase != "dense" or start is None or self.completed <= start
+
+    # ------------------------------------------------------------------------------------------------------ measuring
+
+    def masks(self) -> dict[str, torch.Tensor]:
+        """Return the masks in force by the parameters' float names."""
+        masks = self.schedule.masks()
+        return {name: masks[id(p)] for name, p in self._prunable.items() if id(p) in masks}
+
+    def layers(self) -> dict[str, float]:
+        """Return the sparsity of every prunable weight, by float name, 0..1."""
+        return {name: (p == 0).sum().item() / p.numel() for name, p in self._prunable.items()}
+
+    def sparsity(self) -> float:
+        """Return zeros among all prunable weights of the live model, 0..1."""
+        zeros = sum((p == 0).sum().item() for p in self._prunable.values())
+        return zeros / max(sum(p.numel() for p in self._prunable.values()), 1)
+
+    def log(self, vals: list[Any], *args: Any) -> None:
+        """Add the figures of `sparse_log`, in place, to those that upstream's loggers are about to get."""
+        figures: dict[str, float] = {}
+        for more in reversed(self.hook.sparse_log(run=self)):
+            figures.update(more)
+        loggers = getattr(self, "loggers", None)
+        if loggers is None or not figures:
+            return
+        names = getattr(loggers, "class_name_keys", loggers.keys)
+        if len(vals) < len({*loggers.keys, *names} - set(figures)):
+            return  # upstream's extra call after COCO's own evaluation has no per-class figures to put ours behind
+        for position, name in enumerate(loggers.keys):
+            if name in figures and position < len(vals):
+                vals[position] = figures.pop(name)
+        for name, value in figures.items():
+            if name not in names:
+                names.append(name)
+            vals.append(value)
+
+
+def _outside(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda original: outer(inner(original))
