@@ -23,7 +23,11 @@ def sparse_seams(run):
         return yielding
 
     def fitness(upstream):
-        return lambda results: PhaseFitness(upstream(results).item(), run.phase_rank)
+        def ranked(results):
+            run.metrics = [float(value) for value in results[0][:4]]
+            return PhaseFitness(upstream(results).item(), run.phase_rank)
+
+        return ranked
 
     def stopper(upstream):
         class PatientStopping(upstream):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.summary import print_table
 from yolov5_sparse_plugin.training import checkpoints
 from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness
 
@@ -47,3 +48,9 @@ def sparse_seams(run):
 def sparse_pack(run, ckpt):
     ckpt["sparse"] = checkpoints.sparse_part(run, ckpt["best_fitness"])
     ckpt["best_fitness"] = float(ckpt["best_fitness"])  # without its rank: upstream must be able to unpickle it
+
+
+@hookimpl
+def sparse_run_end(run, error):
+    if error is None and run.ema is not None:
+        print_table(run.save_dir / "weights", "Checkpoints of this run")

@@ -82,4 +82,4 @@ def sparse_epoch_end(run, epoch):
 
 @hookimpl
 def sparse_phase_changed(run, before, after):
-    run.say(f"{before} -> {after} at epoch {run.optimizer.epoch:.2f}")
+    run.say(f"{before} -> {after} after {run.completed} epochs")

@@ -8,6 +8,7 @@
     epoch     the recipe's clock: epochs completed, fractional
     sparsity  zeros among the prunable weights, 0..1
     layers    the same by layer: parameter name -> sparsity
+    metrics   precision, recall, mAP50 and mAP50-95 of its validation while it was trained, or None
     rank      rank of the phase that `best_fitness` belongs to
     state     full-precision state dict of the live model: quantizers' scales and zero points included.
               Always there for a quantized model; in an unfinished run for every model
@@ -115,6 +116,7 @@ def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
         "epoch": float(run.completed),
         "sparsity": run.sparsity(),
         "layers": run.layers(),
+        "metrics": run.metrics,
         "rank": getattr(best_fitness, "rank", run.phase_rank),
         "state": full_precision(run.model),
     }

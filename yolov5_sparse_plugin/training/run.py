@@ -46,6 +46,7 @@ class TrainingRun:
         quantized: whether `model` has quantizers.
         phase: see `training.phases`.
         epochs: length of the run. completed: epochs that are over.
+        metrics: of the latest validation: precision, recall, mAP50, mAP50-95; None before the first.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class TrainingRun:
         self.quantized = False
         self.phase = "dense"
         self.completed = 0
+        self.metrics: list[float] | None = None
         self._prunable: dict[str, torch.nn.Parameter] = {}
 
     # ------------------------------------------------------------------------------------------------- the whole run

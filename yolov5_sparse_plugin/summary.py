@@ -1,0 +1,53 @@
+"""A table of a run's checkpoints: phase, sparsity, mAP50, file and size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from yolov5_sparse_plugin.training import checkpoints, phases
+
+
+def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:
+    """Read the sparse parts of `best.pt`, `last.pt` and `best_<phase>.pt` in a run's weights folder.
+
+    Returns:
+        One dict a file, in the order of the phases and `best.pt`, `last.pt` at the end: `file` (Path), `phase`,
+        `sparsity` (0..1), `map50` (0..1 or None), `megabytes`.
+    """
+    names = [f"best_{phase}.pt" for phase in phases.PHASES] + ["best.pt", "last.pt"]
+    rows = []
+    for file in (weights / name for name in names):
+        if checkpoints.is_sparse(file):
+            part = checkpoints.read(file)["sparse"]
+            rows.append(
+                {
+                    "file": file,
+                    "phase": part["phase"],
+                    "sparsity": part["sparsity"],
+                    "map50": part["metrics"][2] if part["metrics"] else None,
+                    "megabytes": file.stat().st_size / 1e6,
+                }
+            )
+    return rows
+
+
+def print_table(weights: Path, title: str) -> None:
+    """Print the table of `checkpoint_rows`."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for name, side in (("phase", "left"), ("sparsity", "right"), ("mAP50", "right"), ("MB", "right")):
+        table.add_column(name, justify=side, no_wrap=True)
+    table.add_column("checkpoint", overflow="fold")
+    for row in checkpoint_rows(weights):
+        table.add_row(
+            row["phase"],
+            f"{row['sparsity']:.1%}",
+            "-" if row["map50"] is None else f"{row['map50']:.3f}",
+            f"{row['megabytes']:.1f}",
+            str(row["file"]),
+        )
+    Console().print(table)
