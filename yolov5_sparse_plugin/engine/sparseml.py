@@ -75,13 +75,24 @@ def parse(recipe: RecipeText, variables: dict[str, Any]) -> str:
         if name not in known:
             raise RecipeError(f"{recipe.source}: --sparse-recipe-args sets {name!r}, which this recipe does not have. "
                               + nearest(name, known))
-    text = recipe.text
+    text = in_block_style(root)
     try:
         if variables:
             text = update_recipe_variables(text, variables)
         return evaluate_recipe_yaml_str_equations(text)
     except Exception as error:
         raise RecipeError(f"{recipe.source}: cannot compute the recipe's variables: {error}") from error
+
+
+def in_block_style(root: yaml.Node) -> str:
+    """Return a recipe's text as SparseML can read it: its pattern for tags fails on `!Modifier {start_epoch: 0.0}`."""
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = False
+            stack.extend(child for item in node.value for child in (item if isinstance(item, tuple) else (item,)))
+    return yaml.serialize(root)
 
 
 def check_modifiers(root: yaml.MappingNode, source: str) -> None:
