@@ -33,21 +33,21 @@ def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:
 
 
 def print_table(weights: Path, title: str) -> None:
-    """Print the table of `checkpoint_rows`."""
+    """Print the table of `checkpoint_rows`, with the folder in its title."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=f"{title}, in {weights}:", box=box.SIMPLE_HEAD, title_justify="left")
     for name, side in (("phase", "left"), ("sparsity", "right"), ("mAP50", "right"), ("MB", "right")):
         table.add_column(name, justify=side, no_wrap=True)
-    table.add_column("checkpoint", overflow="fold")
+    table.add_column("checkpoint", no_wrap=True)
     for row in checkpoint_rows(weights):
         table.add_row(
             row["phase"],
             f"{row['sparsity']:.1%}",
             "-" if row["map50"] is None else f"{row['map50']:.3f}",
             f"{row['megabytes']:.1f}",
-            str(row["file"]),
+            row["file"].name,
         )
     Console().print(table)
