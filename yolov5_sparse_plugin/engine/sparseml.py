@@ -393,11 +393,13 @@ class Optimizer(ScheduledOptimizer):
 
     def reassert(self) -> None:
         """Put back the recipe's learning rates, and the momentum, where upstream's warm-up changed them."""
-        if self.rates is None or not self.schedule.owns_learning_rate(self.epoch):
+        if not self.schedule.owns_learning_rate(self.epoch):
             return
-        for group, rate, kept in zip(self.wrapped.param_groups, self.rates, self.momenta):
-            group["lr"] = rate
-            if kept is not None and "momentum" in group:
+        groups = self.wrapped.param_groups
+        for group, rate, kept in zip(groups, self.rates or [None] * len(groups), self.momenta):
+            if rate is not None:  # before the first batch the recipe has set none
+                group["lr"] = rate
+            if kept is not None:
                 group["momentum"] = kept
 
     def _following_quantization(self, epoch: float):

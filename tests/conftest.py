@@ -1,0 +1,190 @@
+"""Shared fixtures: a small data set, the real commands, and training runs that many tests look at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("YOLOV5_SPARSE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+# a run of 5 epochs: dense, pruned between 1 and 2, quantized from 3
+RECIPE = """\
+num_epochs: 5
+pruning_end_epoch: 2.0
+quantization_start_epoch: 3.0
+final_sparsity: 0.6
+modifiers:
+  - !EpochRangeModifier
+      start_epoch: 0.0
+      end_epoch: eval(num_epochs)
+  - !MagnitudePruningModifier
+      params: __ALL_PRUNABLE__
+      init_sparsity: 0.1
+      final_sparsity: eval(final_sparsity)
+      start_epoch: 1.0
+      end_epoch: eval(pruning_end_epoch)
+      update_frequency: 0.25
+  - !QuantizationModifier
+      start_epoch: eval(quantization_start_epoch)
+      model_fuse_fn_name: no_fuse
+      scheme:
+        input_activations: {num_bits: 8, symmetric: false}
+        weights: {num_bits: 8, symmetric: true, strategy: channel}
+      ignore: [SiLU, Upsample, MaxPool2d, Concat, Detect, BatchNorm2d]
+      strict: false
+"""
+# prunes all the way from the first batch to the end of the second epoch
+PRUNE_TWO = """\
+modifiers:
+  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 2.0}
+  - !MagnitudePruningModifier
+      params: __ALL_PRUNABLE__
+      init_sparsity: 0.05
+      final_sparsity: 0.7
+      start_epoch: 0.0
+      end_epoch: 2.0
+      update_frequency: 0.1
+"""
+
+
+@dataclass
+class Result:
+    """What a command printed, and its exit status."""
+
+    status: int
+    output: str
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_SPARSE_", "PYTEST_"))}
+    kept.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    return {**kept, **extra}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline(tmp_path_factory):
+    """Keep YOLOv5 from looking for a font, and everybody from the network."""
+    import matplotlib
+
+    config = tmp_path_factory.mktemp("config")
+    for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+        shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", config / name)
+    os.environ["YOLOV5_CONFIG_DIR"] = str(config)
+    os.environ.setdefault("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """The data.yaml of 32 training and 16 validation pictures of drawn shapes, 64 px."""
+    from yolov5_sparse_plugin.demo import make_data
+
+    return make_data(tmp_path_factory.mktemp("shapes"), size=64, counts=(32, 16))
+
+
+@pytest.fixture(scope="session")
+def bccd(tmp_path_factory) -> Path:
+    """The data.yaml of a writable copy of the blood-cell data set."""
+    if not (DATA / "bccd").is_dir():
+        pytest.skip(f"no BCCD data at {DATA / 'bccd'}; set YOLOV5_SPARSE_TEST_DATA to the folder that holds bccd/")
+    folder = tmp_path_factory.mktemp("bccd") / "bccd"
+    shutil.copytree(DATA / "bccd", folder)
+    text = (DATA / "bccd" / "bccd.yaml").read_text()
+    data = folder.parent / "bccd.yaml"
+    lines = [f"path: {folder}" if line.startswith("path:") else line for line in text.splitlines()]
+    data.write_text("\n".join(lines) + "\n")
+    return data
+
+
+@pytest.fixture(scope="session")
+def coco_weights() -> Path:
+    """The official COCO checkpoint of YOLOv5n."""
+    if not (DATA / "yolov5n.pt").is_file():
+        pytest.skip(f"no yolov5n.pt at {DATA}; set YOLOV5_SPARSE_TEST_DATA to the folder that holds it")
+    return DATA / "yolov5n.pt"
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+@pytest.fixture(scope="session")
+def prune_two(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("recipes") / "prune_two.yaml"
+    file.write_text(PRUNE_TWO)
+    return file
+
+
+def command(name: str) -> str:
+    """Return the path of a console script of this environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def call(words: list[Any], cwd: Path, status: int | None = 0, **env: str) -> Result:
+    """Run a command, its output captured; assert its exit status unless `status` is None."""
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        env=clean_environment(**env),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=600,
+    )
+    output = done.stdout.replace("\r", "\n")
+    if status is not None:
+        assert done.returncode == status, output[-6000:]
+    return Result(done.returncode, output, cwd / "runs" / "exp")
+
+
+def train_words(data: Path, *more: Any, weights: Any = "", batch: int = 8, img: int = 64) -> list[Any]:
+    """Return the words of a short `yolov5 train` on the CPU, from scratch unless `weights` says otherwise."""
+    words = ["train", "--data", data, "--weights", weights, "--img", img, "--batch-size", batch, "--device", "cpu"]
+    words += ["--workers", 0, "--noplots", "--noautoanchor", "--project", "runs", "--name", "exp", "--exist-ok"]
+    return words + ([] if weights else ["--cfg", "yolov5n.yaml"]) + list(more)
+
+
+def yolov5_train(cwd: Path, data: Path, *more: Any, status: int | None = 0, env: dict | None = None, **kw) -> Result:
+    """Run the real `yolov5 train`."""
+    return call([command("yolov5"), *train_words(data, *more, **kw)], cwd, status, **(env or {}))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, shapes, recipe) -> Result:
+    """A finished run through every phase, by the command as a user types it; --epochs is left to the recipe."""
+    return yolov5_train(
+        tmp_path_factory.mktemp("finished"), shapes, "--sparse-recipe", recipe, "--save-period", "1",
+        env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": ""},
+    )
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory, shapes) -> Result:
+    """A run of two epochs without any sparse option."""
+    return yolov5_train(tmp_path_factory.mktemp("plain"), shapes, "--epochs", 2)
+
+
+def results(run: Result) -> dict[str, list[float]]:
+    """Read results.csv: column -> values by epoch."""
+    lines = [line.split(",") for line in (run.folder / "results.csv").read_text().splitlines()]
+    return {name.strip(): [float(row[i]) for row in lines[1:]] for i, name in enumerate(lines[0])}
+
+
+def zeros(tensor) -> float:
+    return (tensor == 0).sum().item() / tensor.numel()

@@ -1,0 +1,223 @@
+"""Every checkpoint that a run writes loads in train, val, detect and yolov5.load, with the plugin and without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import call, clean_environment, command, results, train_words, yolov5_train, zeros
+
+from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.training import checkpoints
+
+WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+FILES = ("last.pt", "best.pt", "best_dense.pt", "best_pruned.pt", "best_pruned_quantized.pt", "epoch1.pt", "epoch4.pt")
+
+# loads each file given, and prints what came out of it for one fixed picture
+LOAD = """
+import json, sys
+import torch
+import yolov5
+out = {}
+for file in sys.argv[1:]:
+    model = yolov5.load(file, device="cpu")
+    inner = model.model.model
+    torch.manual_seed(0)
+    with torch.no_grad():
+        y = model.model(torch.rand(1, 3, 64, 64))
+    y = y[0] if isinstance(y, (list, tuple)) else y
+    out[file] = {"sum": y.double().sum().item(), "classes": inner.names,
+                 "quantizers": sum("fake_quant" in type(m).__name__.lower() or "FakeQuantize" in type(m).__name__
+                                   for m in inner.modules()),
+                 "sparseml": "sparseml" in sys.modules}
+print("RESULT" + json.dumps(out))
+"""
+
+
+def load_all(files, cwd, **env):
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *map(str, files)], cwd=cwd, env=clean_environment(**env), text=True,
+        capture_output=True, timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))[6:])
+
+
+def test_all_load_with_the_plugin_and_the_quantized_ones_have_their_quantizers(finished, tmp_path):
+    loaded = load_all([finished.weights / name for name in FILES], tmp_path)
+    for name in FILES:
+        result = loaded[str(finished.weights / name)]
+        quantized = name in ("last.pt", "best.pt", "best_pruned_quantized.pt", "epoch4.pt")
+        assert (result["quantizers"] > 100) == quantized, name
+        assert list(result["classes"].values()) == ["disc", "box", "cross"]
+
+
+def test_all_load_without_the_plugin_as_float_models(finished, tmp_path):
+    loaded = load_all([finished.weights / name for name in FILES], tmp_path, **WITHOUT)
+    for name in FILES:
+        result = loaded[str(finished.weights / name)]
+        assert result["quantizers"] == 0 and not result["sparseml"], name
+        assert list(result["classes"].values()) == ["disc", "box", "cross"]
+
+
+def test_a_plain_pickle_of_the_hosts_own_classes(finished):
+    """No class of this plugin, of SparseML or of torch.ao in it, and no tensor of the plugin's in `model` and `ema`."""
+    import pickletools
+    import zipfile
+
+    for name in FILES:
+        with zipfile.ZipFile(finished.weights / name) as archive:
+            data = archive.read(next(n for n in archive.namelist() if n.endswith("/data.pkl")))
+        modules = {str(arg).split()[0] for op, arg, _ in pickletools.genops(data) if op.name == "GLOBAL"}
+        assert not [m for m in modules if m.startswith(("sparseml", "yolov5_sparse_plugin", "torch.ao"))], modules
+        assert "yolov5.models.yolo" in modules
+
+
+def test_a_quantized_model_reloads_bit_by_bit(finished):
+    ckpt = checkpoints.read(finished.weights / "epoch4.pt")
+    state = ckpt["sparse"]["state"]
+    scales = [n for n in state if n.endswith("scale")]
+    assert len(scales) > 100 and all(state[n].dtype == torch.float32 for n in scales)
+    assert any((state[n].half().float() != state[n]).any() for n in scales), "FP16 would do: this test shows nothing"
+    model = checkpoints.quantized_model(ckpt)
+    for again in (model, model.half(), model.float(), model.fuse()):
+        loaded = again.state_dict()
+        assert set(loaded) == set(state)
+        assert all(torch.equal(loaded[n], state[n]) for n in state)
+
+
+def test_scales_survive_each_of_upstreams_four_halvings(finished):
+    """deepcopy().half() before saving and strip_optimizer: files; .half().float() and attempt_load().half(): modules."""
+    import yolov5.models.experimental as experimental
+
+    during = checkpoints.read(finished.weights / "epoch4.pt")["sparse"]["state"]
+    after = checkpoints.read(finished.weights / "last.pt")["sparse"]["state"]
+    assert all(torch.equal(during[n], after[n]) for n in during)
+    model = experimental.attempt_load(finished.weights / "last.pt", device=torch.device("cpu"))
+    assert all(torch.equal(model.half().float().state_dict()[n], after[n]) for n in after)
+    copied = experimental.attempt_load(str(finished.weights / "last.pt"), device=torch.device("cpu")).half()
+    assert all(torch.equal(copied.state_dict()[n], after[n]) for n in after)
+
+
+def test_the_float_twin_has_the_weights_of_the_quantized_model(finished):
+    ckpt = checkpoints.read(finished.weights / "epoch4.pt")
+    twin, state = ckpt["model"].state_dict(), ckpt["sparse"]["state"]
+    assert torch.equal(twin["model.0.conv.weight"], state["model.0.conv.module.weight"].half())
+    assert torch.equal(twin["model.0.bn.running_var"], state["model.0.bn.bn.running_var"].half())
+    assert zeros(twin["model.9.cv2.conv.weight"]) == pytest.approx(0.6, abs=1e-4)
+
+
+def test_best_fitness_in_a_checkpoint_is_upstreams_plain_number(finished):
+    ckpt = checkpoints.read(finished.weights / "epoch4.pt")
+    assert type(ckpt["best_fitness"]) is float
+    assert checkpoints.read(finished.weights / "epoch1.pt")["sparse"]["rank"] == 1
+
+
+@pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
+def test_val_takes_a_quantized_checkpoint(finished, shapes, tmp_path, env):
+    words = [command("yolov5"), "val", "--weights", finished.weights / "best.pt", "--data", shapes, "--img", 64]
+    run = call([*words, "--device", "cpu", "--workers", 0], tmp_path, **env)
+    assert "all         16" in run.output
+
+
+def test_val_takes_a_relative_path_with_a_slash_offline(finished, shapes, tmp_path):
+    (tmp_path / "weights").mkdir()
+    os.symlink(finished.weights / "best_pruned.pt", tmp_path / "weights" / "best.pt")
+    words = [command("yolov5"), "val", "--weights", "weights/best.pt", "--data", shapes, "--img", 64]
+    run = call([*words, "--device", "cpu", "--workers", 0], tmp_path)
+    assert "all         16" in run.output
+
+
+@pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
+def test_detect_takes_a_quantized_checkpoint(finished, shapes, tmp_path, env):
+    pictures = Path(shapes).parent / "images" / "val"
+    words = [command("yolov5"), "detect", "--weights", finished.weights / "last.pt", "--source", pictures, "--img", 64]
+    call([*words, "--device", "cpu", "--project", tmp_path / "detected"], tmp_path, **env)
+    assert len(list((tmp_path / "detected").rglob("*.jpg"))) == 16
+
+
+@pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
+def test_train_fine_tunes_from_a_quantized_checkpoint(finished, shapes, tmp_path, env):
+    run = call(
+        [command("yolov5"), *train_words(shapes, "--epochs", 1, weights=finished.weights / "best.pt")], tmp_path, **env
+    )
+    assert "Transferred 34" in run.output
+    assert ("will become dense again" in run.output) == (not env)
+    assert (run.weights / "last.pt").exists()
+
+
+def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
+    source = checkpoints.read(finished.weights / "best_pruned.pt")
+    run = yolov5_train(
+        tmp_path, shapes, "--sparse-recipe", "transfer_pruned", "--sparse-recipe-args", "num_epochs=2,warmup_epochs=1",
+        weights=finished.weights / "best_pruned.pt",
+    )
+    ckpt = checkpoints.read(run.weights / "last.pt")
+    assert ckpt["sparse"]["phase"] == "pruned" and results(run)["epoch"] == [0, 1]
+    before, after = source["model"].state_dict(), ckpt["model"].state_dict()
+    for name in ckpt["sparse"]["layers"]:
+        assert torch.equal(before[name] == 0, after[name] == 0), name
+    assert not torch.equal(before["model.1.conv.weight"], after["model.1.conv.weight"])
+
+
+def test_resume_goes_on_where_the_run_was(tmp_path, shapes, recipe, finished):
+    """Interrupted inside quantization: structure, masks, clock and phase come back, and the run ends as planned."""
+    folder = tmp_path / "runs" / "exp"
+    (folder / "weights").mkdir(parents=True)
+    os.link(finished.weights / "epoch3.pt", folder / "weights" / "last.pt")
+    text = (finished.folder / "opt.yaml").read_text().replace(str(finished.folder), str(folder))
+    (folder / "opt.yaml").write_text(text.replace("save_dir: runs/exp", f"save_dir: {folder}"))
+    run = call([command("yolov5"), "train", "--resume", folder / "weights" / "last.pt"], tmp_path)
+    assert "Resuming training" in run.output
+    assert results(run)["epoch"] == [4] and results(run)["sparse/phase"] == [3]
+    part = checkpoints.read(folder / "weights" / "last.pt")["sparse"]
+    assert part["sparsity"] == pytest.approx(0.6, abs=1e-4) and part["epoch"] == 5
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, patience):
+    """Whatever the epoch at which it stops: the predecessor wrote `epoch: -1` as soon as stopping was possible."""
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, "--patience", patience, "--save-period", 1,
+                       "--sparse-recipe-args", "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2")
+    files = sorted(run.weights.glob("*.pt"))
+    assert len(results(run)["epoch"]) < 8
+    for env in ({}, WITHOUT):
+        assert len(load_all(files, tmp_path, **env)) == len(files)
+    for file in run.weights.glob("epoch*.pt"):
+        assert checkpoints.read(file)["epoch"] == int(file.stem[5:])
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
+    file = tmp_path / "last.pt"
+    file.write_bytes(b"the previous one")
+
+    def full(ckpt, stream):
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(CheckpointError, match="No space left on device.*the previous one is still there"):
+        checkpoints.save_atomically(full, {}, file)
+    assert file.read_bytes() == b"the previous one"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_truncated_checkpoint_is_an_error_in_plain_words(finished, tmp_path):
+    file = tmp_path / "best.pt"
+    file.write_bytes((finished.weights / "best.pt").read_bytes()[:100_000])
+    words = train_words(Path("nowhere.yaml"), weights=file)
+    assert not checkpoints.is_sparse(file)
+    assert words
+
+
+def test_plain_runs_write_upstreams_own_checkpoint(plain):
+    ckpt = torch.load(plain.weights / "last.pt", map_location="cpu", weights_only=False)
+    assert "sparse" not in ckpt
+    assert not [k for k in ckpt["opt"] if "sparse" in k]
+    assert not checkpoints.is_sparse(plain.weights / "last.pt")
+    assert sorted(p.name for p in plain.weights.iterdir()) == ["best.pt", "last.pt"]
+    assert "sparse" not in plain.output

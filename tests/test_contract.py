@@ -1,0 +1,176 @@
+"""The contract: hooks fire in the promised order, each is documented and tested, anybody can register one."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, yolov5_train
+
+from yolov5_sparse_plugin import hookspecs, manager
+from yolov5_sparse_plugin.errors import PluginError
+from yolov5_sparse_plugin.training import checkpoints
+
+SPECS = {
+    name: spec for name, spec in vars(hookspecs).items() if name.startswith("sparse_") and inspect.isfunction(spec)
+}
+# writes down every hook with what it was given
+SPY = '''
+import json
+from yolov5_sparse_plugin import hookimpl
+def note(hook, **given):
+    with open("fired.jsonl", "a") as file:
+        file.write(json.dumps([hook, {k: v if isinstance(v, (str, int, float)) else type(v).__name__
+                                      for k, v in given.items()}]) + "\\n")
+@hookimpl
+def sparse_resolve(kind, address): note("sparse_resolve", kind=kind, address=address)
+@hookimpl
+def sparse_run_start(run): note("sparse_run_start", run=run)
+@hookimpl
+def sparse_seams(run):
+    note("sparse_seams", run=run); return {}
+@hookimpl
+def sparse_model_built(run, model): note("sparse_model_built", run=run, model=model)
+@hookimpl
+def sparse_batch_start(run, epoch): note("sparse_batch_start", run=run, epoch=epoch)
+@hookimpl
+def sparse_phase_changed(run, before, after): note("sparse_phase_changed", run=run, before=before, after=after)
+@hookimpl
+def sparse_epoch_end(run, epoch): note("sparse_epoch_end", run=run, epoch=epoch)
+@hookimpl
+def sparse_log(run):
+    note("sparse_log", run=run); return {"spy/answer": 42.0}
+@hookimpl
+def sparse_pack(run, ckpt):
+    note("sparse_pack", run=run, ckpt=ckpt); ckpt.setdefault("sparse", {})["spy"] = "was here"
+@hookimpl
+def sparse_run_end(run, error): note("sparse_run_end", run=run, error=error)
+'''
+
+
+@pytest.fixture(scope="module")
+def spied(tmp_path_factory, shapes, recipe):
+    folder = tmp_path_factory.mktemp("spied")
+    (folder / "spy.py").write_text(SPY)
+    args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
+    run = yolov5_train(folder, shapes, "--sparse-recipe", recipe, "--sparse-recipe-args", args,
+                       "--sparse-hooks", "spy.py", batch=16, env={"YOLOV5_SPARSE_TRACE": "1"})
+    import json
+
+    return run, [json.loads(line) for line in (folder / "fired.jsonl").read_text().splitlines()]
+
+
+def test_every_hook_fires_with_its_exact_arguments(spied):
+    _, fired = spied
+    assert {name for name, _ in fired} == set(SPECS)
+    for name, given in fired:
+        assert list(given) == list(inspect.signature(SPECS[name]).parameters), name
+
+
+def test_hooks_fire_in_the_order_of_the_contract(spied):
+    _, fired = spied
+    firsts = list(dict.fromkeys(name for name, _ in fired))
+    declared = list(SPECS)
+    # the first phase change comes after the first epoch's end: pruning ends there
+    early = [n for n in firsts if n not in ("sparse_phase_changed",)]
+    assert early == [n for n in declared if n != "sparse_phase_changed"]
+    names = [name for name, _ in fired]
+    batches = [given["epoch"] for name, given in fired if name == "sparse_batch_start"]
+    assert batches == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    assert [given["epoch"] for name, given in fired if name == "sparse_epoch_end"] == [1, 2, 3]
+    changes = [(g["before"], g["after"]) for n, g in fired if n == "sparse_phase_changed"]
+    assert changes == [("dense", "pruned"), ("pruned", "pruned_quantized")]
+    assert names[-1] == "sparse_run_end" and fired[-1][1]["error"] == "NoneType"
+
+
+def test_drop_in_hooks_log_and_pack(spied):
+    run, _ = spied
+    header = (run.folder / "results.csv").read_text().splitlines()[0]
+    assert "spy/answer" in header and "sparse/sparsity" in header
+
+
+def test_trace_shows_the_hooks_as_they_fire(spied):
+    run, _ = spied
+    assert "[yolov5-sparse]" in run.output and "sparse_phase_changed" in run.output
+
+
+def test_every_hook_is_documented_with_its_arguments():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    for name, spec in SPECS.items():
+        arguments = ", ".join(inspect.signature(spec).parameters)
+        assert f"`{name}({arguments})`" in text, f"CONTRIBUTING.md does not document {name}({arguments})"
+        assert len(spec.__doc__) > 60
+
+
+def test_contributing_lists_the_hooks_in_firing_order():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    listed = re.findall(r"`(sparse_\w+)\(", text)
+    assert list(dict.fromkeys(listed)) == list(SPECS)
+
+
+def test_every_builtin_hook_file_is_registered_and_in_this_order():
+    files = {path.stem for path in (REPOSITORY / "hooks").glob("*.py")} - {"__init__"}
+    assert files == set(manager.DEFAULT_HOOKS)
+    assert [name for name, _ in manager.create().list_name_plugin()] == list(manager.DEFAULT_HOOKS)
+
+
+def test_blocked_hooks_are_not_registered_and_unknown_names_are_refused():
+    assert not manager.create(blocked=["lr_and_stopping"]).has_plugin("lr_and_stopping")
+    with pytest.raises(PluginError, match="no hook 'lr_and_stoping'. Did you mean 'lr_and_stopping'"):
+        manager.create(blocked=["lr_and_stoping"])
+
+
+@pytest.mark.parametrize("name", manager.DEFAULT_HOOKS)
+def test_without_any_one_hook_the_host_still_trains(tmp_path, shapes, recipe, name):
+    args = "num_epochs=1,pruning_end_epoch=1,quantization_start_epoch=0.5"
+    text = recipe.read_text().replace("start_epoch: 1.0", "start_epoch: 0.0")
+    (tmp_path / "r.yaml").write_text(text)
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", "r.yaml", "--sparse-recipe-args", args, "--epochs", 1,
+                       batch=16, env={"YOLOV5_SPARSE_DISABLE": name})
+    assert (run.weights / "last.pt").exists()
+    if name == "sparse_training":
+        assert "the recipe will not be executed" in run.output
+
+
+def test_entry_points_are_registered(tmp_path, monkeypatch):
+    info = tmp_path / "third_party-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[yolov5_sparse]\nthird_party = third_party_hooks\n")
+    (tmp_path / "third_party_hooks.py").write_text(
+        "from yolov5_sparse_plugin import hookimpl\n@hookimpl\ndef sparse_log(run): return {}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    created = manager.create()
+    assert [name for name, _ in created.list_name_plugin()][-1] == "third_party"
+    assert not manager.create(blocked=["third_party"]).has_plugin("third_party_hooks")
+
+
+def test_a_hook_that_does_not_fit_is_named_with_its_signature(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from yolov5_sparse_plugin import hookimpl\n@hookimpl\ndef sparse_log(run, colour): pass\n")
+    with pytest.raises(PluginError, match=r"(?s)wrong.*sparse_log.*colour"):
+        manager.create([str(wrong)])
+    unknown = tmp_path / "unknown.py"
+    unknown.write_text("from yolov5_sparse_plugin import hookimpl\n@hookimpl\ndef sparse_lug(run): pass\n")
+    with pytest.raises(PluginError, match="sparse_lug"):
+        manager.create([str(unknown)])
+    with pytest.raises(PluginError, match="there is no such file"):
+        manager.create([str(tmp_path / "none.py")])
+
+
+def test_hooks_are_thin_and_sparseml_is_imported_in_the_engine_only():
+    for path in (REPOSITORY / "hooks").glob("*.py"):
+        assert len(path.read_text().splitlines()) < 120, path
+    for folder in ("hooks", "yolov5_sparse_plugin"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            if "engine" not in path.parts:
+                assert not re.search(r"^\s*(import|from) sparseml", path.read_text(), re.M), path
+
+
+def test_packed_values_survive_the_spy(spied):
+    run, _ = spied
+    part = checkpoints.read(Path(run.weights) / "best_pruned.pt")["sparse"]
+    assert part["phase"] == "pruned"

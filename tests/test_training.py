@@ -1,0 +1,185 @@
+"""A sparse run does what the recipe says: epochs, masks, phases, learning rate, logs."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+import yaml
+from conftest import Result, results, yolov5_train, zeros
+
+from yolov5_sparse_plugin.training import checkpoints
+
+
+def test_epochs_come_from_the_recipe(finished):
+    assert results(finished)["epoch"] == [0, 1, 2, 3, 4]
+    assert yaml.safe_load((finished.folder / "opt.yaml").read_text())["epochs"] == 5
+
+
+def test_every_checkpoint_has_the_sparsity_of_its_epoch_in_model_and_average(finished):
+    for epoch in (1, 2, 3, 4):
+        ckpt = checkpoints.read(finished.weights / f"epoch{epoch}.pt")
+        for model in (ckpt["model"], ckpt["ema"]):
+            weights = {n: p for n, p in model.named_parameters() if n in ckpt["sparse"]["layers"]}
+            assert len(weights) == 60
+            for name, weight in weights.items():
+                assert zeros(weight) == pytest.approx(0.6, abs=1.0 / weight.numel() + 1e-9), (epoch, name)
+
+
+def test_phases_follow_the_recipe(finished):
+    assert results(finished)["sparse/phase"] == [0, 1, 1, 3, 3]
+    assert results(finished)["sparse/sparsity"] == pytest.approx([0, 0.6, 0.6, 0.6, 0.6], abs=1e-4)
+    assert "phase pruned_quantized  sparsity 0.6000" in finished.output
+    assert "dense -> pruned after 2 epochs" in finished.output
+    assert "pruned -> pruned_quantized after 3 epochs" in finished.output
+
+
+def test_the_best_of_each_phase_stands_beside_best(finished):
+    names = {path.name for path in finished.weights.glob("best*.pt")}
+    assert names == {"best.pt", "best_dense.pt", "best_pruned.pt", "best_pruned_quantized.pt"}
+    for phase in ("dense", "pruned", "pruned_quantized"):
+        part = checkpoints.read(finished.weights / f"best_{phase}.pt")["sparse"]
+        assert part["phase"] == phase
+        assert part["sparsity"] == pytest.approx(0 if phase == "dense" else 0.6, abs=1e-4)
+    assert checkpoints.read(finished.weights / "best.pt")["sparse"]["phase"] == "pruned_quantized"
+
+
+def test_the_run_ends_with_a_table_of_its_checkpoints(finished):
+    table = finished.output[finished.output.index("Checkpoints of this run") :]
+    for name in ("best_dense.pt", "best_pruned.pt", "best_pruned_quantized.pt", "last.pt"):
+        assert name in table
+    assert "60.0%" in table
+
+
+def test_sparseml_writes_its_log_into_the_run_and_nothing_beside_it(finished):
+    assert "MagnitudePruningModifier" in (finished.folder / "sparseml.log").read_text()
+    assert sorted(path.name for path in finished.folder.parent.parent.iterdir()) == ["runs"]
+
+
+def test_no_analytics_and_no_version_check_while_training(tmp_path, shapes, prune_two):
+    """Any connection fails the run: the socket module refuses them."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\n"
+        "def refuse(self, address):\n"
+        "    open('connections', 'a').write(f'{address}\\n'); raise OSError('no network in this test')\n"
+        "socket.socket.connect = refuse\n"
+    )
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, env={"PYTHONPATH": str(tmp_path)})
+    made = (tmp_path / "connections").read_text() if (tmp_path / "connections").exists() else ""
+    assert "google" not in made and "neuralmagic" not in made, made
+    assert run.status == 0
+
+
+@pytest.mark.parametrize("batch", [4, 16, 64])
+def test_the_clock_counts_batches_whatever_accumulation_does(tmp_path, shapes, prune_two, batch):
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, batch=batch)
+    for weight in _prunable(checkpoints.read(run.weights / "last.pt")):
+        assert zeros(weight) == pytest.approx(0.7, abs=1.0 / weight.numel() + 1e-9)
+    assert results(run)["sparse/sparsity"][-1] == pytest.approx(0.7, abs=1e-4)
+    assert results(run)["epoch"] == [0, 1]
+
+
+def _prunable(ckpt):
+    return [p for n, p in ckpt["model"].named_parameters() if n in ckpt["sparse"]["layers"]]
+
+
+RATES = """\
+modifiers:
+  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 3.0}
+  - !LearningRateFunctionModifier
+      {start_epoch: 0.0, end_epoch: 3.0, lr_func: linear, init_lr: 0.03, final_lr: 0.0}
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory, shapes):
+    """A run inside this process whose inner optimizer writes down what each of its steps was made with."""
+    import yolov5.train
+
+    seen: list[tuple[float, float]] = []
+    inner = torch.optim.SGD.step
+
+    def step(self, *args, **kwargs):
+        seen.extend((group["lr"], group["momentum"]) for group in self.param_groups)
+        return inner(self, *args, **kwargs)
+
+    folder = tmp_path_factory.mktemp("rates")
+    torch.optim.SGD.step = step
+    try:
+        opt = yolov5.train.run(
+            data=str(shapes), weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=4, device="cpu", workers=0,
+            noplots=True, noautoanchor=True, project=str(folder), name="exp", sparse_recipe=RATES,
+        )
+    finally:
+        torch.optim.SGD.step = inner
+    return opt, seen, Result(0, "", folder / "exp")
+
+
+def test_a_recipe_with_learning_rates_owns_them_through_warmup(recorded):
+    """Upstream's warm-up lasts at least 100 batches, here longer than the run, and writes into every group."""
+    opt, seen, _ = recorded
+    rates = [rate for rate, _ in seen[::3]]
+    assert all(seen[i][0] == seen[i + 1][0] == seen[i + 2][0] for i in range(0, len(seen), 3))
+    assert rates[0] == pytest.approx(0.03)
+    assert rates == sorted(rates, reverse=True)
+    assert {momentum for _, momentum in seen} == {0.937}  # not the 0.8 at which upstream's warm-up starts
+    assert opt.epochs == 3
+
+
+def test_the_logged_learning_rate_is_the_recipes(recorded):
+    _, _, run = recorded
+    logged = results(run)
+    for column in ("x/lr0", "x/lr1", "x/lr2"):
+        # the last of 8 batches of each epoch, of 0.03 falling to zero within 24
+        assert logged[column] == pytest.approx([0.03 * (1 - n / 24) for n in (8, 16, 24)], abs=0.00126)
+
+
+def test_python_call_and_options_are_plain_values(recorded):
+    opt, _, run = recorded
+    assert isinstance(opt, argparse.Namespace)
+    assert yaml.safe_load((run.folder / "opt.yaml").read_text())["sparse_recipe"].startswith("modifiers:")
+
+
+def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe):
+    """Patience 1 would end a run that learns nothing after two epochs; quantization starts after three."""
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, "--patience", 1, "--sparse-recipe-args",
+                       "num_epochs=9")
+    assert results(run)["sparse/phase"][-1] == 3
+    assert len(results(run)["epoch"]) < 9, "it never stopped"
+    ckpt = checkpoints.read(run.weights / "best.pt")
+    assert ckpt["sparse"]["phase"] == "pruned_quantized"
+
+
+def test_recipe_arguments_change_the_run(tmp_path, shapes, recipe):
+    args = "num_epochs=2,pruning_end_epoch=1.5,quantization_start_epoch=1.5,final_sparsity=0.3"
+    run = yolov5_train(tmp_path, shapes, "--recipe", recipe, "--recipe-args", args)
+    assert results(run)["epoch"] == [0, 1]
+    assert results(run)["sparse/sparsity"][-1] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_config_file_alone_makes_a_run_sparse(tmp_path, shapes, prune_two):
+    (tmp_path / "yolov5-sparse.yaml").write_text(f"recipe: {prune_two}\n")
+    run = yolov5_train(tmp_path, shapes)
+    assert checkpoints.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+
+
+def test_environment_alone_makes_a_run_sparse(tmp_path, shapes, prune_two):
+    run = yolov5_train(tmp_path, shapes, env={"YOLOV5_SPARSE_RECIPE": str(prune_two)})
+    assert checkpoints.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+
+
+def test_tensorboard_and_wandb_get_sparsity_and_phase(tmp_path, shapes, prune_two):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
+    run = yolov5_train(
+        tmp_path, shapes, "--sparse-recipe", prune_two, env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    )
+    events = EventAccumulator(str(run.folder))
+    events.Reload()
+    assert events.Scalars("sparse/sparsity")[-1].value == pytest.approx(0.7, abs=1e-4)
+    assert events.Scalars("sparse/phase")[-1].value == 1
+    logs = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert logs, run.output[-3000:]
+    assert b"sparse/sparsity" in logs[0].read_bytes()
