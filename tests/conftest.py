@@ -169,15 +169,17 @@ def yolov5_train(cwd: Path, data: Path, *more: Any, status: int | None = 0, env:
 def finished(tmp_path_factory, shapes, recipe) -> Result:
     """A finished run through every phase, by the command as a user types it; --epochs is left to the recipe."""
     return yolov5_train(
-        tmp_path_factory.mktemp("finished"), shapes, "--sparse-recipe", recipe, "--save-period", "1",
-        env={"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": ""},
+        tmp_path_factory.mktemp("finished"), shapes, "--sparse-recipe", recipe, "--save-period", "1"
     )
 
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory, shapes) -> Result:
-    """A run of two epochs without any sparse option."""
-    return yolov5_train(tmp_path_factory.mktemp("plain"), shapes, "--epochs", 2)
+    """A run of two epochs without any sparse option (for which upstream needs help on torch >= 2.6)."""
+    return yolov5_train(tmp_path_factory.mktemp("plain"), shapes, "--epochs", 2, env=TRUST)
+
+
+TRUST = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 
 
 def results(run: Result) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ import sys
 import textwrap
 
 import pytest
-from conftest import call, command, train_words, yolov5_train
+from conftest import TRUST, call, command, train_words, yolov5_train
 
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -100,9 +100,6 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, pru
         before = {{n: vars(t)[n] for n in names}}
         seen = []
         def look(tag): seen.append([tag, [n for n in names if vars(t)[n] is not before[n]]])
-        class Spy:
-            def __call__(self, *a, **k): look("inside"); return inner(*a, **k)
-        from yolov5.utils.callbacks import Callbacks
         common = dict(data={str(shapes)!r}, weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=16, device="cpu",
                       workers=0, noplots=True, noautoanchor=True, project="runs", exist_ok=True)
         actions = t.main.__defaults__[0]._callbacks
@@ -113,7 +110,7 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, pru
         left = [a for hook in actions.values() for a in hook if a["name"] == "yolov5_sparse"]
         print("RESULT" + json.dumps([seen, len(left)]))
     """
-    run = run_python(["-c", textwrap.dedent(code)], tmp_path)
+    run = run_python(["-c", textwrap.dedent(code)], tmp_path, **TRUST)
     seen, left = json.loads(next(line for line in run.output.splitlines() if line.startswith("RESULT"))[6:])
     assert left == 0
     tags = [(tag, bool(changed)) for tag, changed in seen]
@@ -155,7 +152,7 @@ def test_python_m_yolov5_train_is_served(tmp_path, shapes, prune_two):
 def test_a_plain_run_has_the_numbers_of_one_without_the_plugin(tmp_path, shapes, plain):
     """Same losses and metrics to the last digit that upstream writes down."""
     other = yolov5_train(
-        tmp_path, shapes, "--epochs", 2, env={"YOLOV5_SPARSE_AUTOLOAD": "0"}
+        tmp_path, shapes, "--epochs", 2, env={"YOLOV5_SPARSE_AUTOLOAD": "0", **TRUST}
     )
     assert (other.folder / "results.csv").read_text() == (plain.folder / "results.csv").read_text()
 

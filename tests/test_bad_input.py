@@ -154,8 +154,10 @@ def test_a_stub_without_a_recipe_is_refused_too(tmp_path, shapes):
     assert "this version does not fetch" in message
 
 
-def test_weights_that_are_no_checkpoint(tmp_path, shapes, recipe):
-    (tmp_path / "x.pt").write_bytes(b"not a checkpoint")
+@pytest.mark.parametrize("kind", ["garbage", "truncated"])
+def test_weights_that_are_no_checkpoint(tmp_path, shapes, recipe, finished, kind):
+    whole = (finished.weights / "best_pruned.pt").read_bytes()
+    (tmp_path / "x.pt").write_bytes(b"not a checkpoint" if kind == "garbage" else whole[:100_000])
     run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, weights=tmp_path / "x.pt", status=2)
     assert "x.pt: not a checkpoint that torch can read" in run.output
 

@@ -206,14 +206,6 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_truncated_checkpoint_is_an_error_in_plain_words(finished, tmp_path):
-    file = tmp_path / "best.pt"
-    file.write_bytes((finished.weights / "best.pt").read_bytes()[:100_000])
-    words = train_words(Path("nowhere.yaml"), weights=file)
-    assert not checkpoints.is_sparse(file)
-    assert words
-
-
 def test_plain_runs_write_upstreams_own_checkpoint(plain):
     ckpt = torch.load(plain.weights / "last.pt", map_location="cpu", weights_only=False)
     assert "sparse" not in ckpt

@@ -26,7 +26,6 @@ SEAMS = {
         required=False,  # not called when training from scratch
     ),
     "model": Seam(("Model",), "preparing the model's structure before weights are loaded"),
-    "amp": Seam(("check_amp",), "mixed precision is switched off where fake quantization is switched on"),
     "autocast": Seam(
         ("smart_amp_autocast", "torch.cuda.amp.autocast"),
         "mixed precision ends when quantization starts",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -43,9 +45,25 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         warn_of_regrowth(part, opt, log)
         if chosen.recipe is not None:
             log.warning("WARNING ⚠️ sparse: the hook sparse_training is blocked, the recipe will not be executed")
-        with PatchSet(upstream, {"load": lambda load: checkpoints.loader(checkpoints.trusting(load), quantized=False)}):
+        seams = {"load": lambda load: checkpoints.loader(checkpoints.trusting(load), quantized=False)}
+        with PatchSet(upstream, seams), whole_pickles():
             return upstream(hyp, opt, device, callbacks)
     return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
+
+
+@contextlib.contextmanager
+def whole_pickles():
+    """Let upstream read back the checkpoints that it writes itself; on torch >= 2.6 it cannot without being asked."""
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:

@@ -1,0 +1,130 @@
+"""Quantization reaches residual adds, observes in training only, and changes no float result."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import yolov5
+
+from yolov5_sparse_plugin.engine.fake_quantize import FakeQuantize
+from yolov5_sparse_plugin.engine.sparseml import Schedule
+from yolov5_sparse_plugin.recipes_io import read
+from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness, phase_of, rank
+from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+from yolov5_sparse_plugin.training.twin import FloatTwin
+
+
+@pytest.fixture(scope="module")
+def model():
+    from yolov5.models.yolo import Model
+    from yolov5.utils.general import LOGGER
+
+    LOGGER.setLevel(logging.WARNING)
+    torch.manual_seed(0)
+    built = Model(str(Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"), ch=3, nc=3)
+    LOGGER.setLevel(logging.INFO)
+    return built
+
+
+def forward(model, seed=1):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        return model(torch.rand(2, 3, 64, 64))[0]
+
+
+def test_quantizable_adds_do_not_change_the_float_result(model):
+    changed = deepcopy(model)
+    assert make_adds_quantizable(changed) == 7  # the bottlenecks of YOLOv5n's backbone
+    assert list(changed.state_dict()) == list(model.state_dict())
+    assert torch.equal(forward(changed.eval()), forward(model.eval()))
+
+
+def test_both_inputs_of_every_add_are_quantized(model):
+    quantized = deepcopy(model)
+    make_adds_quantizable(quantized)
+    Schedule.load(read("quantized")).apply_quantization(quantized)
+    adds = [m for n, m in quantized.named_modules() if n.endswith(".residual")]
+    assert len(adds) == 7
+    for add in adds:
+        assert sum(isinstance(m, FakeQuantize) for m in add.modules()) == 2
+
+
+def test_the_float_twin_follows_every_tensor_through_quantization(model):
+    live = deepcopy(model)
+    twin = FloatTwin(live)
+    make_adds_quantizable(live)
+    twin.before(live)
+    Schedule.load(read("quantized")).apply_quantization(live)
+    twin.after(live)
+    assert twin.names["model.0.conv.weight"] == "model.0.conv.module.weight"
+    copy = twin.copy_of(live)
+    assert type(copy) is type(model) and list(copy.state_dict()) == list(model.state_dict())
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in copy.state_dict().items())
+    assert torch.equal(forward(copy.eval()), forward(model.eval()))
+
+
+def observer(qscheme=torch.per_tensor_affine):
+    return FakeQuantize(
+        observer=torch.ao.quantization.MovingAverageMinMaxObserver, dtype=torch.qint8, qscheme=qscheme
+    )
+
+
+def test_validation_images_do_not_move_the_scales():
+    quantizer = observer()
+    x = torch.linspace(-1, 1, 1000)
+    quantizer.eval()
+    assert torch.equal(quantizer(x), x), "unobserved: lets values through"
+    quantizer.train()
+    quantizer(x)
+    scale = quantizer.scale.clone()
+    assert scale.item() == pytest.approx(2 / 255, rel=1e-3)
+    quantizer.eval()
+    out = quantizer(100 * x)
+    assert torch.equal(quantizer.scale, scale) and out.max() <= 1.01
+    assert quantizer.observer_enabled[0] == 1
+    quantizer.train()
+    quantizer(100 * x)
+    assert quantizer.scale > scale
+
+
+def test_it_rounds_as_torchs_own_fake_quantization_does():
+    own = torch.ao.quantization.FakeQuantize(
+        observer=torch.ao.quantization.MovingAverageMinMaxObserver, quant_min=-128, quant_max=127, dtype=torch.qint8,
+        qscheme=torch.per_tensor_affine,
+    )
+    ours = observer()
+    torch.manual_seed(0)
+    for _ in range(5):
+        x = torch.randn(4, 8, 16, 16, requires_grad=True)
+        y = x.detach().clone().requires_grad_()
+        a, b = own(x), ours(y)
+        assert torch.allclose(a, b, atol=1e-6)
+        a.sum().backward(), b.sum().backward()
+        assert torch.equal(x.grad, y.grad)
+    assert torch.allclose(own.scale, ours.scale)
+    assert torch.equal(own.zero_point.long(), ours.zero_point.long())
+
+
+def test_casts_leave_scales_in_full_precision():
+    quantizer = observer()
+    quantizer.train()
+    quantizer(torch.tensor([-0.0734659, 18.66]))
+    scale, low = quantizer.scale.clone(), quantizer.activation_post_process.min_val.clone()
+    for cast in (quantizer.half, quantizer.double, quantizer.bfloat16, quantizer.float):
+        cast()
+        assert torch.equal(quantizer.scale, scale) and quantizer.scale.dtype == torch.float32
+        assert torch.equal(quantizer.activation_post_process.min_val, low)
+
+
+def test_a_later_phase_beats_an_earlier_one_and_prints_as_a_number():
+    assert [rank(phase) for phase in PHASES] == [0, 1, 2, 3]
+    assert phase_of(True, True) == "pruned_quantized" and phase_of(False, True) == "quantized"
+    dense, pruned, better = PhaseFitness(0.9, 0), PhaseFitness(0.5, 1), PhaseFitness(0.6, 1)
+    assert pruned > dense and better > pruned and not pruned > better and pruned >= dense
+    assert dense < pruned and pruned != PhaseFitness(0.5, 0) and pruned == PhaseFitness(0.5, 1)
+    assert PhaseFitness(0.0, 0) > 0.0 and PhaseFitness(0.0, 2) > 0.0  # upstream starts from 0.0
+    assert f"{dense:.3f}" == "0.900" and float(pruned) == 0.5
