@@ -2,7 +2,7 @@
 
     python benchmarks/bccd.py --data-dir ../shared/data [--runs DIR] [--only NAME …] [--threads N]
 
-Every run is the real `yolov5 train`; the figure is mAP50 on the validation images as `yolov5 val` measures it, of `best.pt`.
+Every run is the real `yolov5 train`; the figure is mAP50 on the validation images as `yolov5 val` measures it.
 A run that is already in --runs is not repeated.
 """
 
@@ -25,9 +25,15 @@ RUNS = {
     "dense-20": ("dense, unmodified YOLOv5, 20 epochs", ["--epochs", "20"]),
     "uniform60-20": ("60 % uniform by epoch 10, quantized from 15, 20 epochs", UNIFORM),
     "dense-60": ("dense, unmodified YOLOv5, 60 epochs", ["--epochs", "60"]),
-    "uniform60-60": ("60 % uniform by epoch 30, quantized from 50, 60 epochs", [*UNIFORM, "--sparse-recipe-args", LONG]),
+    "uniform60-60": (
+        "60 % uniform by epoch 30, quantized from 50, 60 epochs",
+        [*UNIFORM, "--sparse-recipe-args", LONG],
+    ),
     "finetune60": ("finetune_pruned_quantized, 60 %, 60 epochs", FINETUNE),
-    "finetune80": ("finetune_pruned_quantized, 80 %, 60 epochs", [*FINETUNE, "--sparse-recipe-args", "final_sparsity=0.8"]),
+    "finetune80": (
+        "finetune_pruned_quantized, 80 %, 60 epochs",
+        [*FINETUNE, "--sparse-recipe-args", "final_sparsity=0.8"],
+    ),
 }
 
 
@@ -67,13 +73,30 @@ def main() -> None:
         if not (folder / "done").exists():
             shutil.rmtree(folder, ignore_errors=True)
             train = [command, "train", *common, "--batch-size", "16", "--seed", "0", "--noplots", "--cache"]
-            train += ["--weights", str((arguments.data_dir / "yolov5n.pt").resolve()), "--project", str(runs), "--name", name]
+            train += [
+                "--weights",
+                str((arguments.data_dir / "yolov5n.pt").resolve()),
+                "--project",
+                str(runs),
+                "--name",
+                name,
+            ]
             with open(runs / f"{name}.log", "w") as log:
                 subprocess.run([*train, *words], env=env, stdout=log, stderr=subprocess.STDOUT, check=True)
             (folder / "done").touch()
         figures = []
         for file in [folder / "weights" / f for f in ("best.pt", "last.pt")]:
-            val = [command, "val", *common, "--batch-size", "32", "--weights", str(file), "--project", str(runs / "val")]
+            val = [
+                command,
+                "val",
+                *common,
+                "--batch-size",
+                "32",
+                "--weights",
+                str(file),
+                "--project",
+                str(runs / "val"),
+            ]
             done = subprocess.run(val, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
             figures.append(map50(done.stdout))
         print(f"{name:14} best.pt {figures[0]:.3f}  last.pt {figures[1]:.3f}   {what}", flush=True)

@@ -2,8 +2,7 @@
 
     python benchmarks/startup.py [--repeats 200] [--help-repeats 7]
 
-Runs `python -c pass` with and without the plugin's autoload, interleaved, and reports medians. The `.pth` line itself runs in
-both cases; "off" is YOLOV5_SPARSE_AUTOLOAD=0, and "-S" skips site-packages altogether, hence the line as well.
+Runs `python -c pass` with and without yolov5_sparse_plugin.pth in site-packages, interleaved, and reports medians.
 """
 
 from __future__ import annotations
@@ -48,11 +47,20 @@ def main() -> None:
         if hidden.exists():
             hidden.rename(blank)
     medians = {name: statistics.median(values) * 1000 for name, values in times.items()}
-    print(f"python -c pass: {medians['with']:.2f} ms with the .pth line, {medians['without']:.2f} ms without, "
-          f"difference {medians['with'] - medians['without']:.2f} ms (medians of {arguments.repeats})")
+    print(
+        f"python -c pass: {medians['with']:.2f} ms with the .pth line, {medians['without']:.2f} ms without, "
+        f"difference {medians['with'] - medians['without']:.2f} ms (medians of {arguments.repeats})"
+    )
     own = [
-        float(subprocess.run([sys.executable, "-c", LINE], env={**os.environ, "PYTHONPATH": site}, capture_output=True,
-                             text=True, check=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", LINE],
+                env={**os.environ, "PYTHONPATH": site},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
         for _ in range(5)
     ]
     print(f"the line inside a process that has run it already: {statistics.median(own):.3f} ms")
@@ -63,8 +71,10 @@ def main() -> None:
         times["with"].append(seconds(command))
         times["without"].append(seconds(command, YOLOV5_SPARSE_AUTOLOAD="0"))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    print(f"yolov5 train --help: {medians['with']:.2f} s with, {medians['without']:.2f} s without, "
-          f"ratio {medians['with'] / medians['without']:.3f}")
+    print(
+        f"yolov5 train --help: {medians['with']:.2f} s with, {medians['without']:.2f} s without, "
+        f"ratio {medians['with'] / medians['without']:.3f}"
+    )
 
 
 if __name__ == "__main__":

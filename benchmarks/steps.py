@@ -2,9 +2,9 @@
 
     python benchmarks/steps.py [--img 320] [--batch 16] [--rounds 15]
 
-Time: forward, loss, backward and optimizer step of yolov5n on one fixed batch, all variants interleaved in one process, medians as
-ratios to plain upstream. Memory: each variant alone in a process of its own, peak resident set above that process's level
-before the first step.
+Time: forward, loss, backward and optimizer step of yolov5n on one fixed batch, all variants interleaved in one
+process, medians as ratios to plain upstream. Memory: each variant alone in a process of its own, peak resident set
+above that process's level before the first step.
 """
 
 from __future__ import annotations
@@ -109,7 +109,16 @@ def main() -> None:
         return
     peaks = {}
     for variant in VARIANTS:
-        words = [sys.executable, __file__, "--memory", variant, "--img", str(arguments.img), "--batch", str(arguments.batch)]
+        words = [
+            sys.executable,
+            __file__,
+            "--memory",
+            variant,
+            "--img",
+            str(arguments.img),
+            "--batch",
+            str(arguments.batch),
+        ]
         out = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         peaks[variant] = float(out.split("RESULT")[1])
     steps = {variant: build(variant, arguments.img, arguments.batch) for variant in VARIANTS}
@@ -123,8 +132,10 @@ def main() -> None:
     print(f"{'variant':38} {'ms':>7} {'ratio':>6} {'peak MB':>8} {'ratio':>6}")
     for variant in VARIANTS:
         median = statistics.median(times[variant])
-        print(f"{variant:38} {median * 1000:7.0f} {median / base:6.2f} {peaks[variant]:8.0f} "
-              f"{peaks[variant] / peaks['plain']:6.2f}")
+        print(
+            f"{variant:38} {median * 1000:7.0f} {median / base:6.2f} {peaks[variant]:8.0f} "
+            f"{peaks[variant] / peaks['plain']:6.2f}"
+        )
 
 
 if __name__ == "__main__":

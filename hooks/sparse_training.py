@@ -10,7 +10,7 @@ from yolov5_sparse_plugin.training.ema import phase_ema
 @hookimpl
 def sparse_seams(run):
     def load(torch_load):
-        return checkpoints.loader(checkpoints.trusting(torch_load), quantized=False)
+        return checkpoints.loader(checkpoints.readable(torch_load), quantized=False)
 
     def model(build):
         return lambda *args, **kwargs: run.adopt_model(build(*args, **kwargs))

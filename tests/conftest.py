@@ -168,9 +168,7 @@ def yolov5_train(cwd: Path, data: Path, *more: Any, status: int | None = 0, env:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, shapes, recipe) -> Result:
     """A finished run through every phase, by the command as a user types it; --epochs is left to the recipe."""
-    return yolov5_train(
-        tmp_path_factory.mktemp("finished"), shapes, "--sparse-recipe", recipe, "--save-period", "1"
-    )
+    return yolov5_train(tmp_path_factory.mktemp("finished"), shapes, "--sparse-recipe", recipe, "--save-period", "1")
 
 
 @pytest.fixture(scope="session")

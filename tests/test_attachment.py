@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from conftest import TRUST, call, command, train_words, yolov5_train
@@ -45,8 +46,11 @@ def test_attaches_in_a_notebook_kernel(tmp_path):
 
 
 def test_the_off_switch_leaves_no_trace(tmp_path):
-    run = run_python(["-c", PROBE + "; import sys; print([m for m in sys.modules if 'sparse' in m])"], tmp_path,
-                     YOLOV5_SPARSE_AUTOLOAD="0")
+    run = run_python(
+        ["-c", PROBE + "; import sys; print([m for m in sys.modules if 'sparse' in m])"],
+        tmp_path,
+        YOLOV5_SPARSE_AUTOLOAD="0",
+    )
     assert "ATTACHED False" in run.output
     assert "yolov5_sparse_plugin.hosts" not in run.output and "sparseml" not in run.output
 
@@ -114,8 +118,14 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, pru
     seen, left = json.loads(next(line for line in run.output.splitlines() if line.startswith("RESULT"))[6:])
     assert left == 0
     tags = [(tag, bool(changed)) for tag, changed in seen]
-    assert tags == [("inside", True), ("after", False), ("inside", False), ("after", False), ("inside", True),
-                    ("after", False)]
+    assert tags == [
+        ("inside", True),
+        ("after", False),
+        ("inside", False),
+        ("after", False),
+        ("inside", True),
+        ("after", False),
+    ]
     for name in ("a", "c"):
         part = checkpoints.read(tmp_path / "runs" / name / "weights" / "last.pt")["sparse"]
         assert part["sparsity"] == pytest.approx(0.7, abs=1e-4)
@@ -131,8 +141,8 @@ def test_an_exception_restores_the_host(tmp_path, shapes, prune_two):
         import yolov5.train as t
         before = dict(vars(t))
         try:
-            t.run(data={str(shapes)!r}, weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=16, device="cpu", workers=0,
-                  noplots=True, noautoanchor=True, project="runs", sparse_recipe={str(prune_two)!r},
+            t.run(data={str(shapes)!r}, weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=16, device="cpu",
+                  workers=0, noplots=True, noautoanchor=True, project="runs", sparse_recipe={str(prune_two)!r},
                   sparse_hooks="broken.py")
         except Exception as error:
             print("RAISED", type(error).__name__, error)
@@ -151,9 +161,7 @@ def test_python_m_yolov5_train_is_served(tmp_path, shapes, prune_two):
 
 def test_a_plain_run_has_the_numbers_of_one_without_the_plugin(tmp_path, shapes, plain):
     """Same losses and metrics to the last digit that upstream writes down."""
-    other = yolov5_train(
-        tmp_path, shapes, "--epochs", 2, env={"YOLOV5_SPARSE_AUTOLOAD": "0", **TRUST}
-    )
+    other = yolov5_train(tmp_path, shapes, "--epochs", 2, env={"YOLOV5_SPARSE_AUTOLOAD": "0", **TRUST})
     assert (other.folder / "results.csv").read_text() == (plain.folder / "results.csv").read_text()
 
 
@@ -168,7 +176,7 @@ def test_status_names_hooks_doorways_and_the_off_switch(tmp_path):
 def test_startup_is_short_and_standard_library_only():
     from yolov5_sparse_plugin import startup
 
-    text = open(startup.__file__).read()
+    text = Path(startup.__file__).read_text()
     assert len(text.splitlines()) < 80
     top = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
     assert top == ["import os", "import sys"]

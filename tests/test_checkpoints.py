@@ -41,8 +41,12 @@ print("RESULT" + json.dumps(out))
 
 def load_all(files, cwd, **env):
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, *map(str, files)], cwd=cwd, env=clean_environment(**env), text=True,
-        capture_output=True, timeout=600,
+        [sys.executable, "-c", LOAD, *map(str, files)],
+        cwd=cwd,
+        env=clean_environment(**env),
+        text=True,
+        capture_output=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))[6:])
@@ -92,7 +96,7 @@ def test_a_quantized_model_reloads_bit_by_bit(finished):
 
 
 def test_scales_survive_each_of_upstreams_four_halvings(finished):
-    """deepcopy().half() before saving and strip_optimizer: files; .half().float() and attempt_load().half(): modules."""
+    """deepcopy().half() and strip_optimizer act on files; .half().float() and attempt_load().half() on modules."""
     import yolov5.models.experimental as experimental
 
     during = checkpoints.read(finished.weights / "epoch4.pt")["sparse"]["state"]
@@ -154,7 +158,12 @@ def test_train_fine_tunes_from_a_quantized_checkpoint(finished, shapes, tmp_path
 def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
     source = checkpoints.read(finished.weights / "best_pruned.pt")
     run = yolov5_train(
-        tmp_path, shapes, "--sparse-recipe", "transfer_pruned", "--sparse-recipe-args", "num_epochs=2,warmup_epochs=1",
+        tmp_path,
+        shapes,
+        "--sparse-recipe",
+        "transfer_pruned",
+        "--sparse-recipe-args",
+        "num_epochs=2,warmup_epochs=1",
         weights=finished.weights / "best_pruned.pt",
     )
     ckpt = checkpoints.read(run.weights / "last.pt")
@@ -182,8 +191,18 @@ def test_resume_goes_on_where_the_run_was(tmp_path, shapes, recipe, finished):
 @pytest.mark.parametrize("patience", [1, 2])
 def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, patience):
     """Whatever the epoch at which it stops: the predecessor wrote `epoch: -1` as soon as stopping was possible."""
-    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, "--patience", patience, "--save-period", 1,
-                       "--sparse-recipe-args", "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2")
+    run = yolov5_train(
+        tmp_path,
+        shapes,
+        "--sparse-recipe",
+        recipe,
+        "--patience",
+        patience,
+        "--save-period",
+        1,
+        "--sparse-recipe-args",
+        "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2",
+    )
     files = sorted(run.weights.glob("*.pt"))
     assert len(results(run)["epoch"]) < 8
     for env in ({}, WITHOUT):

@@ -17,7 +17,7 @@ SPECS = {
     name: spec for name, spec in vars(hookspecs).items() if name.startswith("sparse_") and inspect.isfunction(spec)
 }
 # writes down every hook with what it was given
-SPY = '''
+SPY = """
 import json
 from yolov5_sparse_plugin import hookimpl
 def note(hook, **given):
@@ -47,7 +47,7 @@ def sparse_pack(run, ckpt):
     note("sparse_pack", run=run, ckpt=ckpt); ckpt.setdefault("sparse", {})["spy"] = "was here"
 @hookimpl
 def sparse_run_end(run, error): note("sparse_run_end", run=run, error=error)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,18 @@ def spied(tmp_path_factory, shapes, recipe):
     folder = tmp_path_factory.mktemp("spied")
     (folder / "spy.py").write_text(SPY)
     args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
-    run = yolov5_train(folder, shapes, "--sparse-recipe", recipe, "--sparse-recipe-args", args,
-                       "--sparse-hooks", "spy.py", batch=16, env={"YOLOV5_SPARSE_TRACE": "1"})
+    run = yolov5_train(
+        folder,
+        shapes,
+        "--sparse-recipe",
+        recipe,
+        "--sparse-recipe-args",
+        args,
+        "--sparse-hooks",
+        "spy.py",
+        batch=16,
+        env={"YOLOV5_SPARSE_TRACE": "1"},
+    )
     import json
 
     return run, [json.loads(line) for line in (folder / "fired.jsonl").read_text().splitlines()]
@@ -127,8 +137,18 @@ def test_without_any_one_hook_the_host_still_trains(tmp_path, shapes, recipe, na
     args = "num_epochs=1,pruning_end_epoch=1,quantization_start_epoch=0.5"
     text = recipe.read_text().replace("start_epoch: 1.0", "start_epoch: 0.0")
     (tmp_path / "r.yaml").write_text(text)
-    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", "r.yaml", "--sparse-recipe-args", args, "--epochs", 1,
-                       batch=16, env={"YOLOV5_SPARSE_DISABLE": name})
+    run = yolov5_train(
+        tmp_path,
+        shapes,
+        "--sparse-recipe",
+        "r.yaml",
+        "--sparse-recipe-args",
+        args,
+        "--epochs",
+        1,
+        batch=16,
+        env={"YOLOV5_SPARSE_DISABLE": name},
+    )
     assert (run.weights / "last.pt").exists()
     if name == "sparse_training":
         assert "the recipe will not be executed" in run.output

@@ -16,7 +16,9 @@ def test_precedence_is_typed_then_environment_then_config_file(tmp_path):
     found = options.resolve(typed, environ=environ, cwd=tmp_path)
     assert (found.recipe, found.recipe_args, found.hooks) == ("typed.yaml", {"a": 2}, ["h.py"])
     assert found.origin == {
-        "recipe": "--sparse-recipe", "recipe_args": "YOLOV5_SPARSE_RECIPE_ARGS", "hooks": "yolov5-sparse.yaml"
+        "recipe": "--sparse-recipe",
+        "recipe_args": "YOLOV5_SPARSE_RECIPE_ARGS",
+        "hooks": "yolov5-sparse.yaml",
     }
     assert options.resolve({}, environ=environ, cwd=tmp_path).recipe == "environment.yaml"
     assert options.resolve({}, environ={}, cwd=tmp_path).recipe == "config.yaml"

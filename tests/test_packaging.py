@@ -14,7 +14,11 @@ from conftest import REPOSITORY, clean_environment
 def pip(python, *words, status=0):
     done = subprocess.run(
         [str(python), "-m", "pip", "--disable-pip-version-check", *map(str, words)],
-        text=True, capture_output=True, env=clean_environment(), timeout=300, cwd="/",
+        text=True,
+        capture_output=True,
+        env=clean_environment(),
+        timeout=300,
+        cwd="/",
     )
     assert status is None or done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -58,7 +62,10 @@ def test_the_wheel_carries_hooks_recipes_and_the_pth(wheel):
     assert "yolov5_sparse_plugin.pth" in names
     for name in ("hooks/sparse_training.py", "recipes/pruned.yaml", "recipes/README.md", "startup.py"):
         assert f"yolov5_sparse_plugin/{name}" in names
-    assert {n.split("/")[0] for n in names if "dist-info" not in n} == {"yolov5_sparse_plugin", "yolov5_sparse_plugin.pth"}
+    assert {n.split("/")[0] for n in names if "dist-info" not in n} == {
+        "yolov5_sparse_plugin",
+        "yolov5_sparse_plugin.pth",
+    }
     assert len(zipfile.ZipFile(wheel).read("yolov5_sparse_plugin.pth").decode().splitlines()) == 1
 
 
@@ -84,8 +91,19 @@ def test_an_editable_install_starts_by_itself_and_uninstalls_without_a_trace(sou
 
 def test_python_3_12_is_refused_in_pips_own_words(wheel, tmp_path):
     said = pip(
-        sys.executable, "install", "--dry-run", "--no-deps", "--no-index", "--target", tmp_path, "--python-version",
-        "3.12", "--only-binary", ":all:", wheel, status=1,
+        sys.executable,
+        "install",
+        "--dry-run",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        tmp_path,
+        "--python-version",
+        "3.12",
+        "--only-binary",
+        ":all:",
+        wheel,
+        status=1,
     )
     assert "requires a different Python: 3.12" in said
 
@@ -102,6 +120,21 @@ def test_the_top_level_is_what_the_layout_says():
         pytest.skip("not a git checkout: the layout is checked where the history is")
     top = {name.split("/")[0] for name in tracked}
     assert top <= {
-        "setup.cfg", "setup.py", "pyproject.toml", "yolov5_sparse_plugin", "hooks", "recipes", "tests", "README.md",
-        "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "tox.ini", ".gitignore", ".ci", "benchmarks", "docs",
+        "setup.cfg",
+        "setup.py",
+        "pyproject.toml",
+        "yolov5_sparse_plugin",
+        "hooks",
+        "recipes",
+        "tests",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Makefile",
+        "tox.ini",
+        ".gitignore",
+        ".ci",
+        "benchmarks",
+        "docs",
     }

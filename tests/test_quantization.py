@@ -68,9 +68,7 @@ def test_the_float_twin_follows_every_tensor_through_quantization(model):
 
 
 def observer(qscheme=torch.per_tensor_affine):
-    return FakeQuantize(
-        observer=torch.ao.quantization.MovingAverageMinMaxObserver, dtype=torch.qint8, qscheme=qscheme
-    )
+    return FakeQuantize(observer=torch.ao.quantization.MovingAverageMinMaxObserver, dtype=torch.qint8, qscheme=qscheme)
 
 
 def test_validation_images_do_not_move_the_scales():
@@ -93,7 +91,10 @@ def test_validation_images_do_not_move_the_scales():
 
 def test_it_rounds_as_torchs_own_fake_quantization_does():
     own = torch.ao.quantization.FakeQuantize(
-        observer=torch.ao.quantization.MovingAverageMinMaxObserver, quant_min=-128, quant_max=127, dtype=torch.qint8,
+        observer=torch.ao.quantization.MovingAverageMinMaxObserver,
+        quant_min=-128,
+        quant_max=127,
+        dtype=torch.qint8,
         qscheme=torch.per_tensor_affine,
     )
     ours = observer()

@@ -49,10 +49,8 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
             for weight in weights.values():
                 weight[weight.abs() < weight.abs().median()] = 0
     held = {n: (w == 0) for n, w in weights.items()}
-    optimizer.bind(1)
-    for epoch in [m.start_epoch for m in schedule.pruning] + [schedule.pruning_end or 0]:
-        optimizer.bind(1, int(max(epoch, 0)))
-        optimizer.step()
+    optimizer.bind(1, int(schedule.pruning_start or 0))
+    optimizer.step()
     optimizer.tick(float(schedule.epochs))
     zeros = sum((w == 0).sum().item() for w in weights.values()) / sum(w.numel() for w in weights.values())
     if "transfer" in name:
@@ -61,7 +59,7 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
     elif name == "quantized":
         assert zeros < 0.01
     else:
-        assert 0.59 < zeros < 0.76
+        assert 0.59 < zeros < 0.78
         groups = [m for m in schedule.pruning if isinstance(m.params, list)]
         covered = [n for m in groups for n in m.module_masks.names]
         assert len(covered) == len(set(covered)) and (not groups or len(covered) == len(weights))
@@ -93,7 +91,9 @@ def test_recipes_command_lists_and_prints(tmp_path):
 
 def test_markdown_recipes_are_read_from_their_front_matter(tmp_path):
     card = tmp_path / "card.md"
-    card.write_text("---\n" + shipped()["transfer_pruned"].read_text() + "---\n# A recipe\n\nwith prose - and: colons\n")
+    card.write_text(
+        "---\n" + shipped()["transfer_pruned"].read_text() + "---\n# A recipe\n\nwith prose - and: colons\n"
+    )
     from yolov5_sparse_plugin.engine.sparseml import Schedule
 
     assert Schedule.load(read(str(card))).epochs == 50

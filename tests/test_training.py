@@ -108,8 +108,18 @@ def recorded(tmp_path_factory, shapes):
     torch.optim.SGD.step = step
     try:
         opt = yolov5.train.run(
-            data=str(shapes), weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=4, device="cpu", workers=0,
-            noplots=True, noautoanchor=True, project=str(folder), name="exp", sparse_recipe=RATES,
+            data=str(shapes),
+            weights="",
+            cfg="yolov5n.yaml",
+            imgsz=64,
+            batch_size=4,
+            device="cpu",
+            workers=0,
+            noplots=True,
+            noautoanchor=True,
+            project=str(folder),
+            name="exp",
+            sparse_recipe=RATES,
         )
     finally:
         torch.optim.SGD.step = inner
@@ -143,8 +153,9 @@ def test_python_call_and_options_are_plain_values(recorded):
 
 def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe):
     """Patience 1 would end a run that learns nothing after two epochs; quantization starts after three."""
-    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, "--patience", 1, "--sparse-recipe-args",
-                       "num_epochs=9")
+    run = yolov5_train(
+        tmp_path, shapes, "--sparse-recipe", recipe, "--patience", 1, "--sparse-recipe-args", "num_epochs=9"
+    )
     assert results(run)["sparse/phase"][-1] == 3
     assert len(results(run)["epoch"]) < 9, "it never stopped"
     ckpt = checkpoints.read(run.weights / "best.pt")

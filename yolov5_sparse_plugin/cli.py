@@ -51,7 +51,9 @@ def recipes(arguments: argparse.Namespace) -> int:
     files = shipped()
     if arguments.name:
         if arguments.name not in files:
-            raise RecipeError(f"recipes {arguments.name}: no shipped recipe has that name. {nearest(arguments.name, files)}")
+            raise RecipeError(
+                f"recipes {arguments.name}: no shipped recipe has that name. {nearest(arguments.name, files)}"
+            )
         print(files[arguments.name].read_text(), end="")
         return 0
     for name, file in files.items():

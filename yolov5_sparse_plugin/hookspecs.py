@@ -25,7 +25,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def sparse_resolve(kind: str, address: str) -> str | None:
     """Turn an address that YOLOv5 does not understand into the path of a file on this machine.
 
-    Fires before anything of the host is touched, also outside of training (val, detect, load).
+    Fires before anything of the host is touched.
 
     Args:
         kind: `weights` or `recipe`.

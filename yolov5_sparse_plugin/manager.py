@@ -10,8 +10,8 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 import pluggy
 
@@ -83,8 +83,9 @@ def create(files: Iterable[str] = (), blocked: Iterable[str] = ()) -> pluggy.Plu
         raise PluginError(f"hook of {getattr(error, 'plugin', '?')!r} does not fit the contract: {error}") from error
     unknown = [name for name in blocked if name not in candidates]
     if unknown:
-        raise PluginError(f"YOLOV5_SPARSE_DISABLE={','.join(blocked)}: no hook {unknown[0]!r}. "
-                          + nearest(unknown[0], candidates))
+        raise PluginError(
+            f"YOLOV5_SPARSE_DISABLE={','.join(blocked)}: no hook {unknown[0]!r}. " + nearest(unknown[0], candidates)
+        )
     manager.add_hookcall_monitoring(lambda *_: None, name_the_hook)
     if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
         manager.trace.root.setwriter(lambda text: print(f"[yolov5-sparse] {text}", file=sys.stderr, end=""))

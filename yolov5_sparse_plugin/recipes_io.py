@@ -67,11 +67,15 @@ def read(address: str) -> RecipeText:
             + nearest(path.name, [*shipped(), *near])
         )
     if path.suffix.lower() not in SUFFIXES:
-        raise RecipeError(f"--sparse-recipe {address}: a recipe is a .yaml or .md file, this is {path.suffix or 'neither'!r}.")
+        raise RecipeError(
+            f"--sparse-recipe {address}: a recipe is a .yaml or .md file, this is {path.suffix or 'neither'!r}."
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"--sparse-recipe {address}: not a text file ({error.reason} at byte {error.start}).") from error
+        raise RecipeError(
+            f"--sparse-recipe {address}: not a text file ({error.reason} at byte {error.start})."
+        ) from error
     except OSError as error:
         raise RecipeError(f"--sparse-recipe {address}: cannot be read ({error.strerror}).") from error
     if path.suffix.lower() == ".md":

@@ -9,8 +9,7 @@ import os
 import sys
 
 WATCHED = frozenset(
-    "yolov5." + name
-    for name in ("train", "export", "val", "detect", "helpers", "models.experimental", "models.common")
+    "yolov5." + name for name in ("train", "export", "val", "detect", "helpers", "models.experimental", "models.common")
 )
 
 

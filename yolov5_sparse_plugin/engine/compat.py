@@ -15,8 +15,8 @@ import warnings  # noqa: E402
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # pkg_resources, pydantic and torch.ao deprecations: nothing a user can act on
-    import sparseml.pytorch.sparsification.quantization.quantization_scheme as scheme  # noqa: E402
     import sparseml.pytorch.sparsification.quantization.helpers as helpers  # noqa: E402
+    import sparseml.pytorch.sparsification.quantization.quantization_scheme as scheme  # noqa: E402
 
 import torch  # noqa: E402
 

@@ -6,13 +6,15 @@ import difflib
 import logging
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import torch
 import yaml
 
 from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and no analytics
+
 from sparseml.optim.helpers import evaluate_recipe_yaml_str_equations, update_recipe_variables  # isort: skip
 from sparseml.pytorch.optim import ScheduledModifierManager, ScheduledOptimizer  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
@@ -73,8 +75,10 @@ def parse(recipe: RecipeText, variables: dict[str, Any]) -> str:
     known = re.findall(r"^[ ]*(\w+)[ ]*:", recipe.text, re.M)
     for name in variables:
         if name not in known:
-            raise RecipeError(f"{recipe.source}: --sparse-recipe-args sets {name!r}, which this recipe does not have. "
-                              + nearest(name, known))
+            raise RecipeError(
+                f"{recipe.source}: --sparse-recipe-args sets {name!r}, which this recipe does not have. "
+                + nearest(name, known)
+            )
     text = in_block_style(root)
     try:
         if variables:
@@ -425,9 +429,7 @@ class Optimizer(ScheduledOptimizer):
         wrapper = self._wrapper
         for modifier in self.schedule.modifiers:
             if modifier.enabled and modifier.end_pending(epoch, wrapper.wrapped_steps_per_epoch):
-                modifier.scheduled_update(
-                    wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch
-                )
+                modifier.scheduled_update(wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch)
                 if is_pruning(modifier):
                     modifier.optimizer_post_step(
                         wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch

@@ -46,8 +46,12 @@ def detach() -> None:
 
 def attached() -> list[str]:
     """Return the doorways in place, as dotted names."""
-    return [f"{getattr(o, '__module__', None) or o.__name__}.{n}" if not isinstance(o, type)
-            else f"{o.__module__}.{o.__name__}.{n}" for o, n, _ in _attached]
+    return [
+        f"{getattr(o, '__module__', None) or o.__name__}.{n}"
+        if not isinstance(o, type)
+        else f"{o.__module__}.{o.__name__}.{n}"
+        for o, n, _ in _attached
+    ]
 
 
 def attach_module(module: ModuleType) -> None:

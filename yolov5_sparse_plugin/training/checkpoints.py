@@ -17,11 +17,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import tempfile
 import types
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -92,19 +94,35 @@ def loader(original: Callable[..., Any], quantized: bool = True) -> Callable[...
     return load
 
 
-def trusting(torch_load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `torch.load` that reads whole pickled models, which torch >= 2.6 refuses unless asked.
-
-    YOLOv5 7.0 pickles its models and does not ask. Every upstream checkpoint of every version is such a file.
-    """
+def readable(torch_load: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `torch.load` that says in plain words that a file is no checkpoint."""
 
     def load(file: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return torch_load(file, *args, **{**kwargs, "weights_only": False})
+            return torch_load(file, *args, **kwargs)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error}).") from error
 
     return load
+
+
+@contextlib.contextmanager
+def whole_pickles() -> Iterator[None]:
+    """Let torch >= 2.6 read whole pickled models, which it refuses unless asked.
+
+    YOLOv5 7.0 pickles its models and does not ask, not even where it reads back what it has just written. In force
+    while a sparse run lasts, in which every file is the user's own.
+    """
+    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
@@ -146,7 +164,8 @@ def quantized_model(ckpt: dict[str, Any]) -> torch.nn.Module:
     from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
     model = (ckpt.get("ema") or ckpt["model"]).float()
-    make_adds_quantizable(model)
+    if any(".residual." in name for name in ckpt["sparse"]["state"]):
+        make_adds_quantizable(model)
     Schedule(ckpt["sparse"]["recipe"], "the checkpoint's recipe").apply_quantization(model)
     load_quantized_state(model, ckpt["sparse"]["state"])
     model.half = types.MethodType(lambda self: self, model)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -33,7 +31,8 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve({**typed, **on_opt})
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
-    if chosen.recipe is None and not (chosen.hooks or checkpoints.is_sparse(opt.weights)):
+    is_stub = isinstance(opt.weights, str) and opt.weights.startswith("zoo:")
+    if chosen.recipe is None and not (chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
         return upstream(hyp, opt, device, callbacks)
 
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
@@ -45,25 +44,12 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         warn_of_regrowth(part, opt, log)
         if chosen.recipe is not None:
             log.warning("WARNING ⚠️ sparse: the hook sparse_training is blocked, the recipe will not be executed")
-        seams = {"load": lambda load: checkpoints.loader(checkpoints.trusting(load), quantized=False)}
-        with PatchSet(upstream, seams), whole_pickles():
+        seams = {"load": lambda load: checkpoints.loader(checkpoints.readable(load), quantized=False)}
+        with checkpoints.whole_pickles(), PatchSet(upstream, seams):
             return upstream(hyp, opt, device, callbacks)
-    return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
-
-
-@contextlib.contextmanager
-def whole_pickles():
-    """Let upstream read back the checkpoints that it writes itself; on torch >= 2.6 it cannot without being asked."""
-    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    run = prepare(upstream, chosen, opt, hooks, part, typed)
+    with checkpoints.whole_pickles():
+        return run.execute(hyp, device, callbacks)
 
 
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
@@ -71,7 +57,7 @@ def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
     if part and part["sparsity"] > 0.05:
         kind = "transfer_pruned_quantized" if checkpoints.is_quantized(part) else "transfer_pruned"
         log.warning(
-            f"WARNING ⚠️ sparse: {opt.weights} is {part['sparsity']:.0%} sparse and will become dense again in this run. "
+            f"WARNING ⚠️ sparse: {opt.weights} is {part['sparsity']:.0%} sparse and will become dense again. "
             f"Add --sparse-recipe {kind} to keep its zeros at zero."
         )
 

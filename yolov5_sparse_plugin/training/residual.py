@@ -18,7 +18,7 @@ class ResidualAdd(nn.Module):
         return torch.add(shortcut, branch)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def with_module_add(bottleneck: type) -> type:
     """Return a subclass of a host's Bottleneck that adds through `self.residual`."""
 

@@ -36,7 +36,9 @@ class FloatTwin:
 
     def after(self, model: nn.Module) -> None:
         names = {
-            self._by_identity[id(value)]: name for name, value in tensors(model).items() if id(value) in self._by_identity
+            self._by_identity[id(value)]: name
+            for name, value in tensors(model).items()
+            if id(value) in self._by_identity
         }
         missing = set(self.names) - set(names)
         if missing:
