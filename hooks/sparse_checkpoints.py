@@ -47,7 +47,6 @@ def sparse_seams(run):
 @hookimpl
 def sparse_pack(run, ckpt):
     ckpt["sparse"] = checkpoints.sparse_part(run, ckpt["best_fitness"])
-    ckpt["best_fitness"] = float(ckpt["best_fitness"])  # without its rank: upstream must be able to unpickle it
 
 
 @hookimpl

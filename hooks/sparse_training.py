@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.hosts.pip_package import mend_loggers
 from yolov5_sparse_plugin.training import checkpoints
 from yolov5_sparse_plugin.training.ema import phase_ema
 
@@ -53,7 +54,7 @@ def sparse_seams(run):
 
     def loggers(build):
         def kept(*args, **kwargs):
-            run.loggers = build(*args, **kwargs)
+            run.loggers = mend_loggers(build(*args, **kwargs))
             return run.loggers
 
         return kept

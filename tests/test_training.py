@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 import yaml
-from conftest import Result, results, yolov5_train, zeros
+from conftest import REPOSITORY, Result, results, yolov5_train, zeros
 
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -145,6 +145,28 @@ def test_the_logged_learning_rate_is_the_recipes(recorded):
         assert logged[column] == pytest.approx([0.03 * (1 - n / 24) for n in (8, 16, 24)], abs=0.00126)
 
 
+def test_real_weights_and_photos_go_through_every_phase(tmp_path, bccd, coco_weights):
+    """BCCD from the COCO checkpoint, short: two epochs at 160 px."""
+    args = "num_epochs=3,pruning_end_epoch=1,quantization_start_epoch=2"
+    run = yolov5_train(
+        tmp_path,
+        bccd,
+        "--sparse-recipe",
+        REPOSITORY / "benchmarks" / "recipes" / "uniform60.yaml",
+        "--sparse-recipe-args",
+        args,
+        weights=coco_weights,
+        img=160,
+        batch=16,
+    )
+    assert "Transferred 343/349 items" in run.output
+    assert results(run)["sparse/phase"] == [1, 1, 3]
+    ckpt = checkpoints.read(run.weights / "last.pt")
+    assert list(ckpt["model"].names.values()) == ["RBC", "WBC", "Platelets"]
+    for weight in _prunable(ckpt):
+        assert zeros(weight) == pytest.approx(0.6, abs=1.0 / weight.numel() + 1e-9)
+
+
 def test_python_call_and_options_are_plain_values(recorded):
     opt, _, run = recorded
     assert isinstance(opt, argparse.Namespace)
@@ -184,9 +206,10 @@ def test_tensorboard_and_wandb_get_sparsity_and_phase(tmp_path, shapes, prune_tw
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
-    run = yolov5_train(
-        tmp_path, shapes, "--sparse-recipe", prune_two, env={"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
-    )
+    # offline, wandb.login() answers False and upstream leaves it alone: stand in for the server that says yes
+    (tmp_path / "sitecustomize.py").write_text("import wandb\nwandb.login = lambda *args, **kwargs: True\n")
+    env = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, env=env)
     events = EventAccumulator(str(run.folder))
     events.Reload()
     assert events.Scalars("sparse/sparsity")[-1].value == pytest.approx(0.7, abs=1e-4)

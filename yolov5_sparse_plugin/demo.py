@@ -99,7 +99,7 @@ def offline_environment(folder: Path) -> dict[str, str]:
         for name in ("Arial.ttf", "Arial.Unicode.ttf"):
             shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", config / name)
         environment["YOLOV5_CONFIG_DIR"] = str(config)
-    environment.setdefault("WANDB_MODE", "disabled")
+    environment.setdefault("WANDB_MODE", "offline")
     return environment
 
 

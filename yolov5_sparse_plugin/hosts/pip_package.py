@@ -162,6 +162,15 @@ def train(original: Callable) -> Callable:
     return wrapper
 
 
+def mend_loggers(loggers: Any) -> Any:
+    """Let a sparse run log to Weights & Biases: 7.0.14 passes `best_result` to an `end_epoch` that no longer takes it."""
+    wandb = getattr(loggers, "wandb", None)
+    if wandb is not None and "best_result" not in inspect.signature(wandb.end_epoch).parameters:
+        end_epoch = wandb.end_epoch
+        wandb.end_epoch = lambda **_: end_epoch()
+    return loggers
+
+
 def attempt_load(original: Callable) -> Callable:
     """Load a quantized checkpoint with its quantizers; every other file as upstream does."""
 

@@ -37,6 +37,9 @@ class PhaseFitness(float):
         self.rank = rank
         return self
 
+    def __reduce__(self) -> tuple[type, tuple[float]]:
+        return float, (float(self),)  # a checkpoint must be readable without this plugin
+
     def _key(self, other: Any) -> tuple[tuple[int, float], tuple[int, float]]:
         theirs = float(other)
         # upstream starts from 0.0, which every model beats, whatever its phase

@@ -159,7 +159,7 @@ class TrainingRun:
         if sparsity > 0.05 and not self.schedule.pruning:
             self.say(
                 f"these weights are {sparsity:.0%} sparse and {self.schedule.source} has no pruning modifier: they "
-                "will become dense again. Add '!ConstantPruningModifier {start_epoch: 0.0, params: __ALL_PRUNABLE__}' to "
+                "become dense again. Add '!ConstantPruningModifier {start_epoch: 0.0, params: __ALL_PRUNABLE__}' to "
                 "the recipe, or use a shipped transfer_… recipe.",
                 warn=True,
             )
