@@ -163,7 +163,7 @@ def train(original: Callable) -> Callable:
 
 
 def mend_loggers(loggers: Any) -> Any:
-    """Let a sparse run log to Weights & Biases: 7.0.14 passes `best_result` to an `end_epoch` that no longer takes it."""
+    """Let a sparse run log to Weights & Biases: 7.0.14 passes `best_result` to an `end_epoch` that lost it."""
     wandb = getattr(loggers, "wandb", None)
     if wandb is not None and "best_result" not in inspect.signature(wandb.end_epoch).parameters:
         end_epoch = wandb.end_epoch
