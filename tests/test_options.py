@@ -89,5 +89,10 @@ def test_a_misspelt_option_ends_the_command_before_anything_is_written(tmp_path,
 
 def test_help_of_train_lists_the_sparse_options(tmp_path):
     run = call([command("yolov5"), "train", "--help"], tmp_path)
-    for flag in ("--sparse-recipe RECIPE", "--sparse-recipe-args ARGS", "--sparse-hooks FILE", "--weights WEIGHTS"):
+    for flag in (
+        "--sparse-recipe RECIPE",
+        "--sparse-recipe-args ARGS",
+        "--sparse-hooks FILE[,FILE]",
+        "--weights WEIGHTS",
+    ):
         assert flag in run.output

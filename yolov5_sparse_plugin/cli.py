@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     demo = commands.add_parser("demo", help="show the main job on a small generated data set (under four minutes)")
     demo.add_argument("--dir", type=Path, default=Path("demo"), help="where to work; default: ./demo")
-    commands.add_parser("status", help="show versions, hooks, doorways and seams")
+    commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", help="print this recipe, to start your own from it")
     return parser

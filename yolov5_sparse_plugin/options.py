@@ -98,7 +98,7 @@ OPTIONS = (
         "override the recipe's root variables: 'num_epochs=12,final_sparsity=0.7' or JSON",
         aliases=("recipe_args",),
     ),
-    Option("hooks", texts, "FILE", "Python file(s) with hooks of your own, see CONTRIBUTING.md"),
+    Option("hooks", texts, "FILE[,FILE]", "Python file(s) with hooks of your own, see CONTRIBUTING.md"),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -136,7 +136,6 @@ def add_to_parser(parser) -> None:
             *flags,
             dest="sparse_" + option.name,
             metavar=option.metavar,
-            nargs="+" if option.read is texts else None,
             default=argparse.SUPPRESS,
             help=option.help,
         )
