@@ -34,7 +34,7 @@ class Optimizer(ScheduledOptimizer):
         super().__init__(optimizer, model, schedule.manager, steps_per_epoch=1, loggers=loggers)
         own = self.__dict__  # __setattr__ forwards to the wrapped optimizer
         own["schedule"], own["model"] = schedule, model
-        own["momenta"] = [momentum(group) for group in optimizer.param_groups]
+        own["momenta"] = [group.get("momentum") for group in optimizer.param_groups]  # Adam has none
         own["rates"] = None
         for event in self.EVENTS:
             own[event] = lambda: None
@@ -131,8 +131,3 @@ class Optimizer(ScheduledOptimizer):
             self.schedule.manager.update(
                 wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch, log_updates=False
             )
-
-
-def momentum(group: dict[str, Any]) -> float | None:
-    """Return a parameter group's momentum, None where its optimizer calls it differently (Adam's betas)."""
-    return group.get("momentum")
