@@ -120,16 +120,19 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _registered(self, callbacks: Any):
-        """Add the run's callbacks, first in line; upstream's default Callbacks() outlives the call."""
-        mine = {"on_train_batch_start": self.start_batch, "on_fit_epoch_end": self.log}
-        for event, function in mine.items():
-            callbacks.register_action(event, name="yolov5_sparse", callback=function)
+        """Add the run's callbacks, before those of the loggers that `train()` is about to add.
+
+        Upstream's default Callbacks() outlives the call: afterwards it holds what it held before, so that this run's
+        loggers don't write down the epochs of the next one in the same process.
+        """
+        before = {event: list(actions) for event, actions in callbacks.get_registered_actions().items()}
+        callbacks.register_action("on_train_batch_start", name="yolov5_sparse", callback=self.start_batch)
+        callbacks.register_action("on_fit_epoch_end", name="yolov5_sparse", callback=self.log)
         try:
             yield
         finally:
-            for event in mine:
-                registered = callbacks._callbacks[event]
-                registered[:] = [action for action in registered if action["name"] != "yolov5_sparse"]
+            for event, actions in callbacks.get_registered_actions().items():
+                actions[:] = before[event]
 
     # -------------------------------------------------------------------------------------------- what the host built
 
