@@ -23,6 +23,7 @@ import pickle
 import tempfile
 import types
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -176,7 +177,16 @@ def quantized_model(ckpt: dict[str, Any]) -> torch.nn.Module:
 
 def load_quantized_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Load a full-precision state into the quantized structure it came from, strictly."""
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    modules = dict(model.named_modules())
+    for name, value in state.items():
+        # per-channel scales and ranges have no size before the first observation; not every torch resizes them itself
+        owner, _, leaf = name.rpartition(".")
+        buffers = modules[owner]._buffers if owner in modules else {}
+        if leaf in buffers and buffers[leaf].shape != value.shape:
+            buffers[leaf] = torch.empty_like(value, device=buffers[leaf].device)
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # without it torch 2.1 looks for observers' names of torch 1.4
+    missing, unexpected = model.load_state_dict(versioned, strict=False)
     if missing or unexpected:
         raise CheckpointError(
             f"the checkpoint's quantizers do not fit its recipe: {len(missing)} missing (first: "
