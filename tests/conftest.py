@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,15 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**kept, **extra}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def offline(tmp_path_factory):
-    """Keep YOLOv5 from looking for a font, and everybody from the network."""
+def pytest_configure(config):
+    """Keep YOLOv5 from looking for a font, and everybody from the network; before any test file imports it."""
     import matplotlib
 
-    config = tmp_path_factory.mktemp("config")
+    folder = Path(tempfile.mkdtemp(prefix="yolov5-config-"))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for name in ("Arial.ttf", "Arial.Unicode.ttf"):
-        shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", config / name)
-    os.environ["YOLOV5_CONFIG_DIR"] = str(config)
+        shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", folder / name)
+    os.environ["YOLOV5_CONFIG_DIR"] = str(folder)
     os.environ["WANDB_MODE"] = "offline"  # upstream then leaves Weights & Biases alone
 
 
