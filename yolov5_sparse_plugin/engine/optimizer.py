@@ -33,7 +33,7 @@ class Optimizer(ScheduledOptimizer):
     def __init__(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module, schedule: Schedule, loggers: Any):
         super().__init__(optimizer, model, schedule.manager, steps_per_epoch=1, loggers=loggers)
         own = self.__dict__  # __setattr__ forwards to the wrapped optimizer
-        own["schedule"], own["model"] = schedule, model
+        own["schedule"] = schedule
         own["momenta"] = [group.get("momentum") for group in optimizer.param_groups]  # Adam has none
         own["rates"] = None
         for event in self.EVENTS:

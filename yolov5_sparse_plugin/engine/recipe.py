@@ -130,10 +130,6 @@ def is_learning_rate(modifier: Any) -> bool:
     return "LearningRate" in type(modifier).__name__
 
 
-def is_epoch_range(modifier: Any) -> bool:
-    return type(modifier).__name__ == "EpochRangeModifier"
-
-
 def matches(pattern: str, name: str) -> bool:
     """Return whether `name` is meant by `pattern`, by SparseML's rule: `re:` matches from the start, else equality."""
     return bool(re.match(pattern[3:], name)) if pattern.startswith("re:") else pattern == name

@@ -37,7 +37,7 @@ class TrainingRun:
 
     Attributes:
         options, schedule: what the user asked for and what the recipe makes of it.
-        opt, hyp, callbacks: upstream's, as `train()` got them.
+        opt: upstream's, as `train()` got them.
         resumed: the sparse part of the checkpoint that is being resumed, None for a new run.
         model: the live model, of the host's classes, quantized once the recipe has done so.
         ema: the PhaseEMA, None on ranks other than 0.
@@ -90,7 +90,6 @@ class TrainingRun:
 
     def execute(self, hyp: Any, device: Any, callbacks: Any) -> Any:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
-        self.callbacks = callbacks
         error: BaseException | None = None
         self.hook.sparse_run_start(run=self)
         patches = PatchSet(self._train, self._wrappers(), str(self.host.get("__version__", "?")))
