@@ -33,6 +33,8 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        if torch.onnx.is_in_onnx_export():
+            return self.traced(values)
         observer = self.activation_post_process
         if not self.training and (observer.min_val.numel() == 0 or torch.isinf(observer.min_val).any()):
             return values
@@ -43,6 +45,18 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
             finally:
                 self.enable_observer()
         return super().forward(values)
+
+    def traced(self, values: torch.Tensor) -> torch.Tensor:
+        """Round with the operators that torch.onnx writes as QuantizeLinear and DequantizeLinear; it lacks the fused."""
+        if self.activation_post_process.min_val.numel() == 0 or torch.isinf(self.activation_post_process.min_val).any():
+            return values
+        if self.is_per_channel:
+            return torch.fake_quantize_per_channel_affine(
+                values, self.scale, self.zero_point, self.ch_axis, self.quant_min, self.quant_max
+            )
+        return torch.fake_quantize_per_tensor_affine(
+            values, self.scale.item(), int(self.zero_point.item()), self.quant_min, self.quant_max
+        )
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any):
         def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
