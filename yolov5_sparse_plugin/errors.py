@@ -28,6 +28,10 @@ class HostError(SparsePluginError):
     """This YOLOv5 lacks a name that the plugin needs; nothing was changed."""
 
 
+class ExportError(SparsePluginError):
+    """A model cannot be exported as asked; no file was written."""
+
+
 class PluginError(SparsePluginError):
     """A hook, built in or a third party's, is invalid or failed."""
 

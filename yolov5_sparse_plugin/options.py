@@ -67,15 +67,42 @@ def texts(value: Any, name: str) -> list[str]:
     return [text(word, name) for word in value]
 
 
+def switch(value: Any, name: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    found = value if isinstance(value, bool) else words.get(str(value).lower())
+    if found is None:
+        raise OptionError(f"{name}: a switch, true or false; got {value!r}.")
+    return found
+
+
+def whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not str(value).isdigit():
+        raise OptionError(f"{name}: expected a whole number, got {value!r}.")
+    return int(value)
+
+
+def target(value: Any, name: str) -> str:
+    if value not in TARGETS:
+        raise OptionError(f"{name}: no target {value!r}. {nearest(str(value), TARGETS)}")
+    return value
+
+
+TARGETS = ("onnxruntime", "openvino", "deepsparse")
+
+
 @dataclass(frozen=True)
 class Option:
-    """One option: `name` as in SparseOptions; `aliases` are older spellings on the command line."""
+    """One option: `name` as in SparseOptions; `aliases` are older spellings on the command line.
+
+    `commands` are those of YOLOv5 that take it.
+    """
 
     name: str
     read: Callable[[Any, str], Any]
     metavar: str
     help: str
     aliases: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ("train",)
 
     @property
     def flag(self) -> str:
@@ -98,7 +125,45 @@ OPTIONS = (
         "override the recipe's root variables: 'num_epochs=12,final_sparsity=0.7' or JSON",
         aliases=("recipe_args",),
     ),
-    Option("hooks", texts, "FILE[,FILE]", "Python file(s) with hooks of your own, see CONTRIBUTING.md"),
+    Option(
+        "hooks",
+        texts,
+        "FILE[,FILE]",
+        "Python file(s) with hooks of your own, see CONTRIBUTING.md",
+        commands=("train", "export"),
+    ),
+    Option(
+        "target",
+        target,
+        "ENGINE",
+        "engine that the ONNX graph of a quantized model is shaped for: onnxruntime (default), openvino or deepsparse; "
+        "it runs in the others as well, slower",
+        commands=("export",),
+    ),
+    Option(
+        "one_shot",
+        text,
+        "RECIPE",
+        "prune and quantize at export, without training, as this recipe ends; calibrated on the images of --data",
+        aliases=("one_shot",),
+        commands=("export",),
+    ),
+    Option(
+        "export_samples",
+        whole,
+        "N",
+        "write N images of --data and the model's outputs for them beside the model, as sample-inputs and "
+        "sample-outputs (.npz)",
+        aliases=("export_samples",),
+        commands=("export",),
+    ),
+    Option(
+        "uint8_input",
+        switch,
+        "BOOL",
+        "let the exported model take uint8 images, 0..255, as cameras deliver them; 'yolov5 val' and 'detect' can't",
+        commands=("export",),
+    ),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -111,12 +176,20 @@ class SparseOptions:
         recipe: path, shipped name or raw text of the recipe; None: nothing sparse was asked for.
         recipe_args: overrides of the recipe's root variables.
         hooks: Python files with hooks of the user's.
+        target: engine that an export is shaped for.
+        one_shot: recipe to apply at export.
+        export_samples: number of input and output pairs to write at export.
+        uint8_input: whether the exported model takes uint8 images.
         origin: option name -> `--sparse-recipe`, `YOLOV5_SPARSE_RECIPE`, `yolov5-sparse.yaml` or `checkpoint`.
     """
 
     recipe: str | None = None
     recipe_args: dict[str, Any] = field(default_factory=dict)
     hooks: list[str] = field(default_factory=list)
+    target: str = TARGETS[0]
+    one_shot: str | None = None
+    export_samples: int = 0
+    uint8_input: bool = False
     origin: dict[str, str] = field(default_factory=dict)
 
     def asked(self, name: str) -> str:
@@ -125,40 +198,48 @@ class SparseOptions:
         return f"{where} {getattr(self, name)}" if where.startswith("--") else f"{where}: {getattr(self, name)}"
 
 
-def add_to_parser(parser) -> None:
-    """Add the sparse options to an argparse parser, without defaults: what was not typed stays absent."""
+def add_to_parser(parser, command: str) -> None:
+    """Add a command's sparse options to an argparse parser, without defaults: what was not typed stays absent."""
     import argparse
 
     group = parser.add_argument_group("sparsification (yolov5-sparse-plugin)")
-    for option in OPTIONS:
+    for option in of_command(command):
         flags = [option.flag] + ["--" + alias.replace("_", "-") for alias in option.aliases]
+        bare = {"nargs": "?", "const": True} if option.read is switch else {}
         group.add_argument(
             *flags,
             dest="sparse_" + option.name,
             metavar=option.metavar,
             default=argparse.SUPPRESS,
             help=option.help,
+            **bare,
         )
 
 
-def typed_names() -> dict[str, Option]:
+def of_command(command: str) -> list[Option]:
+    """Return the options that one of YOLOv5's commands takes."""
+    return [option for option in OPTIONS if command in option.commands]
+
+
+def typed_names(command: str) -> dict[str, Option]:
     """Map every spelling that may arrive as a keyword (`sparse_recipe`, `recipe`) to its option."""
-    names = {"sparse_" + option.name: option for option in OPTIONS}
-    names.update({alias: option for option in OPTIONS for alias in option.aliases})
+    names = {"sparse_" + option.name: option for option in of_command(command)}
+    names.update({alias: option for option in of_command(command) for alias in option.aliases})
     return names
 
 
-def from_typed(typed: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+def from_typed(typed: Mapping[str, Any], command: str) -> dict[str, tuple[Any, str]]:
     """Pick the plugin's options out of keywords or flags; refuse a `sparse_…` that does not exist."""
-    known, found = typed_names(), {}
+    known, found = typed_names(command), {}
     for key, value in typed.items():
+        flag = "--" + key.replace("_", "-")
         if key in known:
-            found[known[key].name] = (value, "--" + key.replace("_", "-"))
+            found[known[key].name] = (value, flag)
         elif key.startswith("sparse_") or key == "sparse":
-            flags = {o.flag for o in OPTIONS}
-            raise OptionError(
-                f"--{key.replace('_', '-')}: no such option. {nearest('--' + key.replace('_', '-'), flags)}"
-            )
+            owners = [o.commands[0] for o in OPTIONS if o.flag == flag]
+            if owners:
+                raise OptionError(f"{flag}: an option of 'yolov5 {owners[0]}', not of 'yolov5 {command}'.")
+            raise OptionError(f"{flag}: no such option. {nearest(flag, {o.flag for o in of_command(command)})}")
     return found
 
 
@@ -211,6 +292,7 @@ def resolve(
     recorded: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    command: str = "train",
 ) -> SparseOptions:
     """Merge the sources, first one wins: typed, recorded, environment, config file.
 
@@ -219,6 +301,7 @@ def resolve(
         recorded: options of the run that is being resumed (`opt.yaml`), None for a new run.
         environ: defaults to `os.environ`.
         cwd: where the config file is looked for; defaults to the current directory.
+        command: the command of YOLOv5 that it is for; other commands' options are checked, and otherwise left alone.
 
     Raises:
         OptionError: unknown name or wrong type, naming where it stands.
@@ -226,7 +309,7 @@ def resolve(
     environ = os.environ if environ is None else environ
     config = read_config(environ, Path.cwd() if cwd is None else cwd)
     sources = (
-        from_typed(typed),
+        from_typed(typed, command),
         {k: (v, "opt.yaml") for k, v in (recorded or {}).items() if k in BY_NAME and v},
         from_environment(environ),
         {k: (v, CONFIG_NAME) for k, v in config.items() if k in BY_NAME and v is not None},

@@ -179,6 +179,12 @@ class Schedule:
                 model.apply(torch.ao.quantization.disable_observer)
         model.train(training)
 
+    def prune_at_once(self, model: torch.nn.Module) -> None:
+        """Zero, in place, the weights that the recipe ends without, by the magnitudes that they have now."""
+        for modifier in self.pruning:
+            modifier.initialize(model, epoch=math.inf, loggers=self.loggers(None))
+            modifier.finalize(model)
+
     def masks(self) -> dict[int, torch.Tensor]:
         """Return the pruning masks in force, id of the parameter -> mask of its shape (1 keeps, 0 zeroes)."""
         found: dict[int, torch.Tensor] = {}

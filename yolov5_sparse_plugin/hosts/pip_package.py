@@ -6,6 +6,7 @@ A doorway passes everything through while nothing sparse is in play.
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import os
 import sys
@@ -28,9 +29,12 @@ def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
     original = owner.__dict__[name] if isinstance(owner, type) else getattr(owner, name, None)
     if original is None or hasattr(original, MARK):
         return
-    wrapper = functools.wraps(original)(make(original))
+    made = make(original)
+    signature = getattr(made, "__sparse_signature__", None) or inspect.signature(original)
+    wrapper = functools.wraps(original)(made)
     del wrapper.__wrapped__  # python-fire reads signatures through it
-    wrapper.__signature__ = inspect.signature(original)
+    wrapper.__signature__ = signature
+    wrapper.__doc__ = getattr(made, "__sparse_help__", original.__doc__)
     setattr(wrapper, MARK, original)
     setattr(owner, name, wrapper)
     _attached.append((owner, name, wrapper))
@@ -62,27 +66,29 @@ def attach_module(module: ModuleType) -> None:
         wrap(module, "run", run)
         wrap(module, "run_cli", run_cli)
         wrap(module, "train", train)
+    elif name == "yolov5.export":
+        wrap(module, "parse_opt", functools.partial(parse_opt, command="export"))
+        wrap(module, "run", export)
     elif name == "yolov5.models.experimental":
         wrap(module, "attempt_load", attempt_load)
+        serve_main_module("yolov5.export")
     elif name == "yolov5.models.common":
         wrap(module.DetectMultiBackend, "__init__", detect_multi_backend)
     elif name == "yolov5.val":
-        serve_main_module()
+        serve_main_module("yolov5.train")
 
 
-def serve_main_module() -> None:
-    """Serve `python -m yolov5.train` with sparse options.
+def serve_main_module(name: str) -> None:
+    """Serve `python -m yolov5.train` and `python -m yolov5.export` with sparse options.
 
-    Run that way, the training script is `__main__`: no import hook sees it, and it would train dense in silence.
-    It imports `yolov5.val` before it does anything, so from there the same script is run once more as a module.
+    Run that way, the script is `__main__`: no import hook sees it, and it would train dense in silence. It imports a
+    module that we watch before it does anything, so from there the same script is run once more as a module.
     """
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
-    if spec is None or spec.name != "yolov5.train" or "yolov5.train" in sys.modules:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is None or spec.name != name or name in sys.modules:
         return
-    import yolov5.train as script
-
-    exit_plainly(lambda: script.main(script.parse_opt()))
+    script = importlib.import_module(name)
+    exit_plainly(lambda: script.main(script.parse_opt()) if name == "yolov5.train" else script.main())
     raise SystemExit(0)
 
 
@@ -97,7 +103,7 @@ def exit_plainly(call: Callable[[], Any]) -> Any:
         raise SystemExit(error.exit_status) from None
 
 
-def parse_opt(original: Callable) -> Callable:
+def parse_opt(original: Callable, command: str = "train") -> Callable:
     """Add the sparse options to the parser that upstream's parse_opt builds, and note what was typed."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -106,7 +112,7 @@ def parse_opt(original: Callable) -> Callable:
 
         class Parser(argparse.ArgumentParser):
             def parse_known_args(self, words=None, namespace=None):
-                options.add_to_parser(self)
+                options.add_to_parser(self, command)
                 result = super().parse_known_args(words, namespace)
                 absent = object()
                 probe = argparse.Namespace(**{a.dest: absent for a in self._actions})
@@ -151,6 +157,39 @@ def run_cli(original: Callable) -> Callable:
     return wrapper
 
 
+def export(original: Callable) -> Callable:
+    """Export with the sparse options in the signature: python-fire reads flags, defaults and help from it."""
+    upstream = inspect.signature(original)
+    ours = options.of_command("export")
+    names = ["sparse_" + o.name for o in ours] + [alias for o in ours for alias in o.aliases]
+    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)  # a misspelt flag reaches us, not fire
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        from yolov5_sparse_plugin.export import entry
+
+        own = {k: v for k, v in kwargs.items() if k not in upstream.parameters}
+        given = {k: v for k, v in kwargs.items() if k in upstream.parameters}
+        call = upstream.bind(*args, **given)
+        by_command = Path(sys.argv[0]).stem in ("yolov5", "export")
+        typed = flags_typed() if by_command else set(call.arguments)  # fire and argparse hand over every default
+        call.apply_defaults()
+        own = {k: v for k, v in own.items() if v is not None}
+        execute = functools.partial(entry.export, original, call.arguments, own, typed)
+        return exit_plainly(execute) if by_command else execute()
+
+    wrapper.__sparse_signature__ = upstream.replace(parameters=[*upstream.parameters.values(), *keywords, others])
+    wrapper.__sparse_help__ = "Export a YOLOv5 model.\n\nArgs:\n" + "\n".join(
+        f"    sparse_{o.name}: {o.help}" for o in ours
+    )
+    return wrapper
+
+
+def flags_typed() -> set[str]:
+    """Return the names of the long flags on this process's command line."""
+    return {word[2:].split("=")[0].replace("-", "_") for word in sys.argv[1:] if word.startswith("--")}
+
+
 def train(original: Callable) -> Callable:
     """Train sparse where something sparse was asked for, else as upstream does."""
 
@@ -178,6 +217,7 @@ def attempt_load(original: Callable) -> Callable:
         from yolov5_sparse_plugin.training import checkpoints
 
         files = weights if isinstance(weights, (list, tuple)) else [weights]
+        weights = [absolute(f) for f in files] if isinstance(weights, (list, tuple)) else absolute(weights)
         if not any(checkpoints.is_sparse(file) for file in files):
             return original(weights, *args, **kwargs)
         namespace = original.__globals__
@@ -197,10 +237,12 @@ def detect_multi_backend(original: Callable) -> Callable:
     """Hand over absolute paths: upstream asks a model hub for `weights/best.pt` before it looks at the disk."""
 
     def wrapper(self: Any, weights: Any = "yolov5s.pt", *args: Any, **kwargs: Any) -> None:
-        def absolute(file: Any) -> Any:
-            return str(Path(file).resolve()) if isinstance(file, (str, Path)) and Path(file).is_file() else file
-
         several = isinstance(weights, (list, tuple))
         original(self, [absolute(f) for f in weights] if several else absolute(weights), *args, **kwargs)
 
     return wrapper
+
+
+def absolute(file: Any) -> Any:
+    """Return the absolute path of a file that exists: upstream asks a model hub about relative ones, offline too."""
+    return str(Path(file).resolve()) if isinstance(file, (str, Path)) and Path(file).is_file() else file

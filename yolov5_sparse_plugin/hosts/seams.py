@@ -49,4 +49,7 @@ SEAMS = {
     ),
     "save": Seam(("torch.save",), "atomic checkpoints with the sparse part in them", required=False),
     "strip": Seam(("strip_optimizer",), "finished checkpoints keep their sparse part", required=False),
+    # of the export module's run()
+    "export_load": Seam(("attempt_load",), "quantizers, one-shot recipes, and this YOLOv5's own classes"),
+    "export_onnx": Seam(("export_onnx",), "the graph of a quantized model, and errors that end the command"),
 }

@@ -197,7 +197,7 @@ def load_quantized_state(model: torch.nn.Module, state: dict[str, torch.Tensor])
 
 def cast_inputs(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Hand FP16 images (`--half`) to a quantized model as float32."""
-    return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
+    return tuple(x.float() if torch.is_tensor(x) and x.dtype == torch.float16 else x for x in inputs)
 
 
 def full_precision(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
             as plain values: upstream writes `opt` to opt.yaml and pickles it.
         typed: what the user typed, flags or keywords, without defaults; on `--resume`, `main` has replaced `opt`.
     """
-    names = options.typed_names()
+    names = options.typed_names("train")
     on_opt = {k: vars(opt).pop(k) for k in list(vars(opt)) if k in names or k.startswith("sparse")}
     if opt.resume:
         recorded = {names[k].name: v for k, v in on_opt.items() if k in names}

@@ -1,0 +1,91 @@
+"""The doorway of export: what was asked for, whether it can be had, and the run that makes it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, Callable
+
+from yolov5_sparse_plugin import manager, options
+from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, nearest
+from yolov5_sparse_plugin.training import checkpoints
+
+
+def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> list[str]:
+    """Call the host's `export.run()`, with its graph made fit for an engine where the model is quantized.
+
+    Args:
+        upstream: the host's function.
+        arguments: its arguments by name, all of them.
+        own: the plugin's options and whatever else was typed that upstream does not know.
+        typed: names of the arguments that the user gave; the others are defaults.
+
+    Returns:
+        The files that were written, as upstream does.
+
+    Raises:
+        ExportError: a format that was asked for does not exist afterwards.
+    """
+    from yolov5_sparse_plugin.export.run import ExportRun
+
+    chosen = options.resolve(own, command="export")
+    known = options.typed_names("export")
+    for name in own:
+        if name not in known:
+            flag = "--" + name.replace("_", "-")
+            raise OptionError(f"{flag}: no such option. {nearest(flag, ['--' + n for n in [*arguments, *known]])}")
+    arguments = {**arguments, **coerced(arguments)}
+    hooks = manager.create(chosen.hooks, options.disabled_hooks())
+    weights = arguments["weights"]
+    arguments["weights"] = str(hooks.hook.sparse_resolve(kind="weights", address=str(weights)) or weights)
+    check_weights(arguments["weights"])
+    run = ExportRun(upstream, chosen, arguments, typed, hooks)
+    run.check()
+    return run.execute()
+
+
+def coerced(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that upstream takes in one form only, in that form.
+
+    `--include onnx` arrives as a string, which 7.0.14 iterates letter by letter; `--imgsz 320` as a number, of which it
+    takes the length.
+    """
+    found: dict[str, Any] = {}
+    include = arguments["include"]
+    words = [include] if isinstance(include, str) else list(include)
+    found["include"] = [w.strip().lower() for word in words for w in str(word).split(",") if w.strip()]
+    for name in ("imgsz", "img"):
+        size = arguments.get(name)
+        if isinstance(size, str):
+            size = [word for word in size.replace("x", ",").replace(" ", ",").split(",") if word]
+        if size is not None:
+            size = [size] if isinstance(size, (int, float)) else list(size)
+            if not 1 <= len(size) <= 2 or not all(str(s).isdigit() and int(s) > 0 for s in size):
+                raise OptionError(f"--{name} {arguments[name]}: expected one size in pixels, or height and width.")
+            found[name] = [int(s) for s in size]
+    weights = arguments["weights"]
+    if isinstance(weights, (list, tuple)):
+        if len(weights) != 1:
+            raise OptionError(f"--weights {weights}: export takes one checkpoint at a time.")
+        found["weights"] = weights[0]
+    return found
+
+
+def check_weights(weights: str) -> None:
+    """Refuse weights that cannot be exported; URLs and the names that upstream downloads are upstream's business."""
+    path = Path(weights)
+    if path.suffix == ".onnx":
+        raise ExportError(f"--weights {weights}: this is an exported model already. Name the checkpoint, a .pt file.")
+    if path.is_dir():
+        raise CheckpointError(f"--weights {weights}: this is a directory. Name the checkpoint in it, best.pt.")
+    if not path.is_file() and (path.parent != Path(".") or not path.stem.startswith("yolov5")) and "://" not in weights:
+        near = [p.name for p in path.parent.glob("*.pt")] if path.parent.is_dir() else []
+        raise CheckpointError(
+            f"--weights {weights}: there is no such file. " + (nearest(path.name, near) if near else "Check the path.")
+        )
+
+
+def undecorated(function: Callable) -> Callable:
+    """Return what upstream's `@try_export` wraps: the decorator turns every exception into a line of log."""
+    inner = inspect.getclosurevars(function).nonlocals.get("inner_func")
+    return inner if callable(inner) else function

@@ -1,0 +1,42 @@
+"""Run a target's passes over an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from yolov5_sparse_plugin.errors import ExportError
+from yolov5_sparse_plugin.export.graph import Graph
+from yolov5_sparse_plugin.export.passes import Pass
+from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
+from yolov5_sparse_plugin.export.passes.uint8_input import Uint8Input
+from yolov5_sparse_plugin.export.targets import COMMON, TARGETS
+
+
+def fix(model: onnx.ModelProto, target: str, uint8_input: bool = False) -> onnx.ModelProto:
+    """Return `model`, as torch exports it with quantizers in it, as the target's engine runs it best.
+
+    Args:
+        model: opset 13 or newer.
+        target: a key of `TARGETS`.
+        uint8_input: let it take uint8 images, 0..255.
+
+    Raises:
+        ExportError: a pass without which the target is impossible cannot run; the message has its reason.
+    """
+    graph = Graph.read(onnx.shape_inference.infer_shapes(model))
+    run(graph, COMMON, target)
+    passes = TARGETS[target].passes(graph)
+    if uint8_input:
+        passes = (*(step for step in passes if not isinstance(step, StemToDepth)), Uint8Input())
+    run(graph, passes, target)
+    return graph.write()
+
+
+def run(graph: Graph, passes: Iterable[Pass], target: str) -> None:
+    for step in passes:
+        reason = step.check(graph)
+        if reason and step.required:
+            raise ExportError(f"--sparse-target {target}: the graph cannot be made fit for it: {reason}.")
+        graph.counts[step.name] = 0 if reason else step.apply(graph)

@@ -1,0 +1,107 @@
+"""Images for calibration and verification, letterboxed as YOLOv5 does for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from yolov5_sparse_plugin.errors import ExportError
+
+SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
+GREY = 114  # YOLOv5 pads with it
+
+
+def files(data: Path, split: str = "train") -> list[Path]:
+    """Return the image files of one split of a data set, sorted.
+
+    Args:
+        data: a data.yaml in YOLOv5's form, a folder of images, or a text file that lists images.
+        split: `train` or `val`; of a data.yaml only.
+
+    Raises:
+        ExportError: there is no such data set, or it has no images.
+    """
+    if not data.exists():
+        raise ExportError(f"--data {data}: there is no such file. Name a data.yaml or a folder of images.")
+    sources = [data]
+    if data.suffix.lower() in (".yaml", ".yml"):
+        content = yaml.safe_load(data.read_text(errors="ignore")) or {}
+        listed = content.get(split) or content.get("val") or []
+        root = Path(content.get("path") or data.parent)
+        root = root if root.is_absolute() else (data.parent / root)
+        listed = [listed] if isinstance(listed, str) else listed
+        sources = [path if path.is_absolute() else root / path for path in map(Path, listed)]
+    found: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            found += [path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES]
+        elif source.suffix.lower() == ".txt" and source.is_file():
+            lines = (Path(line.strip()) for line in source.read_text().splitlines() if line.strip())
+            found += [line if line.is_absolute() else source.parent / line for line in lines]
+        elif source.suffix.lower() in SUFFIXES and source.is_file():
+            found.append(source)
+    if not found:
+        raise ExportError(
+            f"--data {data}: no images for {split!r} at {', '.join(map(str, sources)) or 'any path'}. "
+            "Check 'path:' in it, it is relative to the file itself here."
+        )
+    return sorted(found)
+
+
+def spread(paths: list[Path], count: int) -> list[Path]:
+    """Return `count` of the paths, evenly spread over the list, or all if there are no more."""
+    if len(paths) <= count:
+        return paths
+    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)] if count > 1 else paths[:count]
+
+
+def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale an image to fit (height, width), pad it with grey on both sides.
+
+    Args:
+        image: uint8 [H, W, 3].
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    height, width = size
+    ratio = min(height / image.shape[0], width / image.shape[1])
+    h, w = round(image.shape[0] * ratio), round(image.shape[1] * ratio)
+    if (h, w) != image.shape[:2]:
+        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+    canvas = np.full((height, width, 3), GREY, np.uint8)
+    top, left = (height - h) // 2, (width - w) // 2
+    canvas[top : top + h, left : left + w] = image
+    return canvas
+
+
+def load(paths: list[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield each image as the exported model takes it: float32 [1, 3, height, width], RGB, 0..1.
+
+    Raises:
+        ExportError: a file is not an image.
+    """
+    for path in paths:
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ExportError(f"{path}: cannot be read as an image.")
+        rgb = letterbox(image, size)[:, :, ::-1].transpose(2, 0, 1)
+        yield np.ascontiguousarray(rgb[None], dtype=np.float32) / 255
+
+
+def generated(count: int, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield `count` reproducible images of overlapping coloured blocks; form as from `load`."""
+    random = np.random.default_rng(0)
+    height, width = size
+    for _ in range(count):
+        image = np.zeros((3, height, width), np.float32) + random.uniform(0.2, 0.8, (3, 1, 1))
+        for _ in range(24):
+            top, left = random.integers(0, height), random.integers(0, width)
+            h, w = random.integers(8, height // 2), random.integers(8, width // 2)
+            image[:, top : top + h, left : left + w] = random.uniform(0, 1, (3, 1, 1))
+        noise = random.normal(0, 0.03, image.shape)
+        yield (np.round(np.clip(image + noise, 0, 1) * 255) / 255)[None].astype(np.float32)
