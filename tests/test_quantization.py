@@ -129,3 +129,21 @@ def test_a_later_phase_beats_an_earlier_one_and_prints_as_a_number():
     assert dense < pruned and pruned != PhaseFitness(0.5, 0) and pruned == PhaseFitness(0.5, 1)
     assert PhaseFitness(0.0, 0) > 0.0 and PhaseFitness(0.0, 2) > 0.0  # upstream starts from 0.0
     assert f"{dense:.3f}" == "0.900" and float(pruned) == 0.5
+
+
+def test_one_sided_channels_of_symmetric_weights_keep_the_zero_point_at_zero():
+    """Pruning leaves channels without a negative weight; the integer kernels of the engines want 0 for all."""
+    quantizer = FakeQuantize(
+        observer=torch.ao.quantization.MovingAveragePerChannelMinMaxObserver,
+        dtype=torch.qint8,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+    )
+    weight = torch.randn(4, 3, 3, 3)
+    weight[1].abs_()
+    weight[2] = -weight[2].abs()
+    weight[3] = 0
+    rounded = quantizer(weight)
+    assert quantizer.zero_point.tolist() == [0, 0, 0, 0]
+    step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
+    assert bool(((rounded - weight).abs() <= step).all()) and bool((rounded[3] == 0).all())

@@ -1,8 +1,9 @@
-"""The contract between the plugin and its hooks, in the order in which a training run fires them.
+"""The contract between the plugin and its hooks, in the order in which a training run, then an export, fires them.
 
 A hook is a module, a class or a file (`--sparse-hooks`) whose functions carry `@hookimpl` and the names below.
 It may leave out arguments that it does not need. `run` is always the run in progress, a
-`yolov5_sparse_plugin.training.run.TrainingRun`; it belongs to the plugin: read it, don't set attributes on it.
+`yolov5_sparse_plugin.training.run.TrainingRun`, `export` the export in progress, a
+`yolov5_sparse_plugin.export.run.ExportRun`; they belong to the plugin: read them, don't set attributes on them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Callable
 import pluggy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
     import torch
 
+    from yolov5_sparse_plugin.export.run import ExportRun
     from yolov5_sparse_plugin.training.run import TrainingRun
 
 PROJECT = "yolov5_sparse"
@@ -116,4 +121,34 @@ def sparse_run_end(run: TrainingRun, error: BaseException | None) -> None:
 
     Args:
         error: what ended the run early, or None.
+    """
+
+
+@hookspec
+def sparse_export_start(export: ExportRun) -> None:
+    """Look at an export before it starts: options and weights go together, the host is still untouched.
+
+    Raise a SparsePluginError to refuse it; nothing has been written yet. Plain YOLOv5 checkpoints without a sparse
+    option fire no export hook.
+    """
+
+
+@hookspec(firstresult=True)
+def sparse_export_graph(export: ExportRun, model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """Rewrite the graph that the host has exported, before it is verified and moved into place.
+
+    Args:
+        model: as torch writes it, quantizers included, with names and stride in its metadata.
+
+    Returns:
+        The graph to keep, or None to leave it to another hook or as it is. The first one wins.
+    """
+
+
+@hookspec
+def sparse_export_done(export: ExportRun, file: Path) -> None:
+    """Fires when the verified model is in place and the host is restored.
+
+    Args:
+        file: the ONNX file; `export.findings` has the comparison with the torch model.
     """

@@ -24,6 +24,7 @@ DEFAULT_HOOKS = (
     "lr_and_stopping",
     "quantization_aware",
     "sparse_checkpoints",
+    "onnx_fixer",
 )
 
 

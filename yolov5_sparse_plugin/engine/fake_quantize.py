@@ -15,13 +15,16 @@ from torch.ao.quantization import FusedMovingAvgObsFakeQuantize
 class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     """Fused moving-average observer and fake quantization.
 
-    Differs from torch's in three points:
+    Differs from torch's in four points:
 
     - the range follows the dtype (qint8: -128..127, quint8: 0..255) where none is given;
     - ranges are observed in training only: torch also observes in `eval()`, so that the images of the validation
       set would move the scales of the model that is being validated;
     - a cast (`.half()`, `.double()`) leaves scale, zero point and observer in float32. FP16 keeps 11 bits of a scale:
       0.0734659 comes back as 0.0734863, and every weight of the layer moves.
+
+    - symmetric ranges (weights) are symmetric: the fused operator gives a channel that has no negative weight left, as
+      pruning makes them, a zero point of -128, which the engines' integer kernels cannot represent.
 
     Before the first observation it lets values through unchanged.
     """
@@ -41,13 +44,18 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         if not self.training and self.observer_enabled[0] == 1:
             self.disable_observer()
             try:
-                return super().forward(values)
+                return self._rounded(values)
             finally:
                 self.enable_observer()
+        return self._rounded(values)
+
+    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
+        if self.is_symmetric_quant:
+            return torch.ao.quantization.FakeQuantize.forward(self, values)
         return super().forward(values)
 
     def traced(self, values: torch.Tensor) -> torch.Tensor:
-        """Round with the operators that torch.onnx writes as QuantizeLinear and DequantizeLinear; it lacks the fused."""
+        """Round with the operators that torch.onnx writes as QuantizeLinear and DequantizeLinear."""
         if self.activation_post_process.min_val.numel() == 0 or torch.isinf(self.activation_post_process.min_val).any():
             return values
         if self.is_per_channel:

@@ -8,7 +8,6 @@ from typing import Any, Callable
 
 from yolov5_sparse_plugin import manager, options
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, nearest
-from yolov5_sparse_plugin.training import checkpoints
 
 
 def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> list[str]:

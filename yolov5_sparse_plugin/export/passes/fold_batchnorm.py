@@ -12,7 +12,7 @@ from yolov5_sparse_plugin.export.passes import Pass
 class FoldBatchNorm(Pass):
     """Fold what scales and shifts a convolution's channels into its weights and bias.
 
-        x -> Conv [-> Div | Mul | Add by a constant a channel] -> BatchNormalization -> y    ->    x -> Conv(W', b') -> y
+        x -> Conv [-> Div | Mul | Add of a constant] -> BatchNormalization -> y    ->    x -> Conv(W', b') -> y
 
     The division is what quantization-aware training of a fused convolution leaves behind. Of an 8-bit weight only the
     scales change, the rounded values stay: W' = q * (s * gamma / sigma). Where a channel's factor is negative, q is
@@ -69,7 +69,7 @@ class FoldBatchNorm(Pass):
 
 
 def affine(node: gs.Node, data: gs.Tensor, count: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return (factor, shift), float64 [count] each, of a node that computes factor * x + shift by channel, else None."""
+    """Return (factor, shift), float64 [count] each, of a node that computes factor * x + shift by channel."""
     if node.op == "BatchNormalization" and len(node.outputs) == 1:
         gamma, beta, mean, variance = (values(t).astype(np.float64) for t in node.inputs[1:5])
         factor = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))

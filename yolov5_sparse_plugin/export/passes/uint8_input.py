@@ -11,7 +11,7 @@ from yolov5_sparse_plugin.export.passes import Pass
 class Uint8Input(Pass):
     """Drop the first quantizer and let its result be the input.
 
-        images: float32 0..1 -> QuantizeLinear(1/255) -> x    ->    images: uint8 0..255 = x
+    images: float32 0..1 -> QuantizeLinear(1/255) -> x    ->    images: uint8 0..255 = x
     """
 
     name = "uint8_input"

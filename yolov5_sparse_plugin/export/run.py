@@ -1,0 +1,274 @@
+"""One export, from the checkpoint to the file beside it.
+
+check                 options, weights and formats go together; nothing is written yet
+sparse_export_start
+seams replaced        `run()` of the host's export module begins
+  _load               the checkpoint with its quantizers, or a one-shot recipe applied to it
+  _export_onnx        upstream writes its graph into a scratch folder; sparse_export_graph; verified; moved into place
+seams restored
+sparse_export_done    report
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Callable
+
+import onnx
+import torch
+
+from yolov5_sparse_plugin import recipes_io
+from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
+from yolov5_sparse_plugin.export import entry, images, verify
+from yolov5_sparse_plugin.hosts.patchset import PatchSet, View
+from yolov5_sparse_plugin.options import SparseOptions
+from yolov5_sparse_plugin.training import checkpoints
+
+QUANTIZED_OPSET = 17
+CALIBRATION_IMAGES = 64
+
+
+class ExportRun:
+    """State of an export.
+
+    Attributes:
+        options: the plugin's. arguments: upstream's, by name. typed: names of those that the user gave.
+        weights: path of the checkpoint.
+        target: the engine that the graph is shaped for.
+        part: the checkpoint's sparse part, None for one of plain YOLOv5.
+        quantized: whether the model has quantizers.
+        sparse: whether there is anything for this plugin to do but to repair upstream's command.
+        model: the torch model, once loaded.
+        findings: of `verify`, once the graph is there.
+    """
+
+    def __init__(
+        self, upstream: Callable, options: SparseOptions, arguments: dict[str, Any], typed: set[str], hooks: Any
+    ):
+        self._upstream = upstream
+        self.options, self.arguments, self.typed = options, arguments, typed
+        self.hook, self._hooks = hooks.hook, hooks
+        self.weights = Path(arguments["weights"])
+        self.target = options.target
+        self.part = checkpoints.read(self.weights)["sparse"] if checkpoints.is_sparse(self.weights) else None
+        self.schedule = self._one_shot_schedule() if options.one_shot else None
+        self.quantized = bool(self.part and checkpoints.is_quantized(self.part))
+        self.quantized |= bool(self.schedule and self.schedule.quantization)
+        asked = {"target", "one_shot", "export_samples", "uint8_input"} & set(options.origin)
+        self.sparse = bool(self.part or asked)
+        self.model: torch.nn.Module | None = None
+        self.findings: verify.Findings | None = None
+        self.written: Path | None = None
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The host's namespace: the globals of its export module."""
+        return inspect.unwrap(self._upstream).__globals__
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the model's input, in pixels."""
+        size = self.arguments.get("img") or self.arguments.get("imgsz") or [640]
+        return size[0], size[-1]
+
+    def say(self, message: str, warn: bool = False) -> None:
+        """Print through the host's own logger."""
+        log = self.host["LOGGER"]
+        (log.warning if warn else log.info)(
+            self.host["colorstr"]("sparse: ") + ("WARNING ⚠️ " if warn else "") + message
+        )
+
+    def calibration_files(self, count: int) -> list[Path]:
+        """Return images of the data set that the user named; of the training split, spread over it."""
+        return images.spread(images.files(Path(str(self.arguments["data"])), "train"), count)
+
+    def verification_images(self, count: int) -> tuple[list[Any], str]:
+        """Return up to `count` images of --data's validation split, else generated ones, and where they are from."""
+        if "data" not in self.typed:
+            return list(images.generated(count, self.size)), "generated images"
+        data = Path(str(self.arguments["data"]))
+        return list(images.load(images.spread(images.files(data, "val"), count), self.size)), f"images of {data}"
+
+    # ------------------------------------------------------------------------------------------------ before it runs
+
+    def _one_shot_schedule(self) -> Any:
+        from yolov5_sparse_plugin.engine.sparseml import Schedule
+
+        address = self.options.one_shot
+        address = self.hook.sparse_resolve(kind="recipe", address=address) or address
+        return Schedule.load(recipes_io.read(address))
+
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is loaded.
+
+        Raises:
+            OptionError, ExportError, CheckpointError: with what to type instead.
+        """
+        options, include = self.options, self.arguments["include"]
+        if self.schedule is not None:
+            if self.part and checkpoints.is_quantized(self.part):
+                raise CheckpointError(f"--sparse-one-shot {options.one_shot}: {self.weights} is quantized already.")
+            if self.quantized and "data" not in self.typed:
+                raise OptionError(
+                    f"--sparse-one-shot {options.one_shot}: quantization is calibrated on images. Add --data data.yaml "
+                    "(or a folder of images)."
+                )
+        if options.export_samples and "data" not in self.typed:
+            raise OptionError(f"--sparse-export-samples {options.export_samples}: name the images with --data.")
+        if options.uint8_input and not self.quantized:
+            raise OptionError("--sparse-uint8-input: only a quantized model can take uint8 images; this one is float.")
+        if not self.quantized:
+            return
+        if "include" not in self.typed:
+            self.arguments["include"] = include = ["onnx"]  # upstream's default has TorchScript as well
+        others = [name for name in include if name != "onnx"]
+        if others:
+            raise ExportError(
+                f"--include {others[0]}: {self.weights} is quantized, and its 8-bit graph exists as ONNX only. Use "
+                "--include onnx (OpenVINO reads that file as it is: --sparse-target openvino), or export the float "
+                "model of the run, best_pruned.pt or best_dense.pt."
+            )
+        if self.arguments["half"]:
+            raise OptionError("--half: a quantized model stores 8 bits already, and FP16 would move its scales.")
+        if "opset" in self.typed and int(self.arguments["opset"]) < 13:
+            raise OptionError(
+                f"--opset {self.arguments['opset']}: a scale for every channel needs opset 13. Use 13 or newer, or "
+                f"leave it out to get {QUANTIZED_OPSET}."
+            )
+        if "opset" not in self.typed:
+            self.arguments["opset"] = QUANTIZED_OPSET
+        self.arguments["simplify"] = False  # the passes do it, and know quantizers
+
+    # ------------------------------------------------------------------------------------------------- while it runs
+
+    def execute(self) -> list[str]:
+        """Run the host's export; return the files that it wrote."""
+        function = inspect.unwrap(self._upstream)
+        seams = {"export_load": self._load, "export_onnx": self._export_onnx}
+        if self.sparse:
+            self.hook.sparse_export_start(export=self)
+        with checkpoints.whole_pickles(), PatchSet(function, seams, str(self.host.get("__version__", "7.0.14"))):
+            files = self._upstream(**self.arguments)
+        missing = len(self.arguments["include"]) - len([file for file in files if file])
+        if missing > 0:
+            raise ExportError(
+                f"--include {','.join(self.arguments['include'])}: {missing} of these formats could not be written; "
+                "the lines marked ❌ above say why."
+            )
+        if self.sparse and self.written is not None:
+            self.hook.sparse_export_done(export=self, file=self.written)
+        return files
+
+    def _load(self, attempt_load: Callable) -> Callable:
+        def load(weights: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
+            fuse = kwargs.pop("fuse", True)
+            try:
+                model = attempt_load(weights, *args, **kwargs, fuse=False)
+            except SparsePluginError:
+                raise
+            except Exception as error:
+                raise CheckpointError(f"--weights {weights}: not a YOLOv5 checkpoint ({error}).") from error
+            adopt_classes(model)
+            if self.schedule is not None:
+                model = self._apply_one_shot(model)
+            elif fuse and hasattr(model, "fuse"):
+                model = model.fuse()
+            self.model = model.eval()
+            return self.model
+
+        return load
+
+    def _apply_one_shot(self, model: torch.nn.Module) -> torch.nn.Module:
+        from yolov5_sparse_plugin.export import one_shot
+
+        if not isinstance(model, self.host["DetectionModel"]):
+            raise CheckpointError(
+                f"--sparse-one-shot {self.options.one_shot}: {self.weights} is a {type(model).__name__}; only "
+                "detection models can be quantized."
+            )
+        files = self.calibration_files(CALIBRATION_IMAGES) if self.quantized else []
+        return one_shot.apply(model, self.schedule, images.load(files, self.size), len(files))
+
+    def _export_onnx(self, decorated: Callable) -> Callable:
+        inner = entry.undecorated(decorated)
+
+        def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
+            started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
+            with scratch_folder(final) as folder, self._torchscript_exporter(inner):
+                inner(model, im, folder / Path(file).name, *args, **kwargs)
+                written = folder / final.name
+                if self.sparse:
+                    self._finish(written)
+                os.replace(written, final)
+            self.written = final
+            seconds, megabytes = time.perf_counter() - started, final.stat().st_size / 1e6
+            self.say(f"ONNX export took {seconds:.1f}s, saved as {final} ({megabytes:.1f} MB)")
+            return str(final), None
+
+        return export_onnx
+
+    def _finish(self, file: Path) -> None:
+        """Let the hooks rewrite the graph at `file`, and compare the result with the torch model."""
+        fixed = self.hook.sparse_export_graph(export=self, model=onnx.load(file))
+        if fixed is not None:
+            onnx.save(fixed, file)
+        self.findings = verify.verify(self, file)
+        for line in self.findings.lines():
+            self.say(line)
+        if self.options.export_samples:
+            verify.write_samples(self, file, self.weights.parent)
+
+    @contextlib.contextmanager
+    def _torchscript_exporter(self, function: Callable) -> Iterator[None]:
+        """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes."""
+        namespace = function.__globals__
+        before, view = namespace["torch"], View(namespace["torch"])
+        if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+            view.onnx = View(torch.onnx)
+            view.onnx.export = lambda *args, **kwargs: torch.onnx.export(*args, **{"dynamo": False, **kwargs})
+        namespace["torch"] = view
+        try:
+            yield
+        finally:
+            namespace["torch"] = before
+
+
+@contextlib.contextmanager
+def scratch_folder(final: Path) -> Iterator[Path]:
+    """A folder beside `final` that is gone afterwards, whatever happened.
+
+    Raises:
+        ExportError: the disk is full or the folder read-only; nothing was left behind.
+    """
+    folder: str | None = None
+    try:
+        folder = tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent)
+        yield Path(folder)
+    except OSError as error:
+        raise ExportError(
+            f"{final}: could not be written ({error.strerror or error}). Free some space, or copy the checkpoint into "
+            "a folder that you may write to: the model is written beside it."
+        ) from error
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def adopt_classes(model: torch.nn.Module) -> None:
+    """Let a model that a git checkout pickled (`models.yolo.Detect`) be of this YOLOv5's own classes, in place.
+
+    `run()` finds the Detect layer with `isinstance`; of a foreign one it exports four outputs instead of one.
+    """
+    for module in model.modules():
+        own = type(module)
+        if own.__module__.startswith("models."):
+            with contextlib.suppress(ImportError, AttributeError):
+                module.__class__ = getattr(import_module("yolov5." + own.__module__), own.__name__)

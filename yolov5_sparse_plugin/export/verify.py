@@ -1,0 +1,231 @@
+"""Compare an exported graph with the torch model that it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import torch
+import torchvision
+from onnx import numpy_helper
+
+from yolov5_sparse_plugin.errors import ExportError
+
+if TYPE_CHECKING:
+    from yolov5_sparse_plugin.export.run import ExportRun
+
+IMAGES = 8
+CONFIDENCE, OVERLAP, SAME = 0.25, 0.45, 0.9  # of a detection; of two for one object; of two that are the same
+
+
+@dataclass
+class Findings:
+    """What a comparison found.
+
+    Attributes:
+        images: how many images were compared. source: where they are from.
+        box_max, box_mean: differences of box coordinates, in pixels of the model's input.
+        confidence_max, confidence_mean: differences of objectness and class scores, 0..1.
+        detections: number that the torch model finds (confidence 0.25). matched: share of them, 0..1, that the graph
+            finds with the same class at IoU 0.9; None where there are none.
+        sparsity: zeros among the weights of all convolutions, 0..1. layers: the same by layer: name -> (torch, ONNX).
+    """
+
+    images: int
+    source: str
+    box_max: float
+    box_mean: float
+    confidence_max: float
+    confidence_mean: float
+    detections: int
+    matched: float | None
+    sparsity: float
+    layers: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """Return what a user wants to know, as sentences."""
+        matched = (
+            "no detections to compare"
+            if self.matched is None
+            else (f"{self.matched:.1%} of {self.detections} detections matched at IoU {SAME}")
+        )
+        return [
+            f"ONNX Runtime against torch on {self.images} {self.source}: {matched}; boxes differ by "
+            f"{self.box_mean:.2f} px on average and {self.box_max:.1f} at most, scores by "
+            f"{self.confidence_mean:.4f} and {self.confidence_max:.3f}",
+            f"sparsity kept in all {len(self.layers)} convolutions: {self.sparsity:.1%} of their weights are zero",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(export: ExportRun, file: Path) -> Findings:
+    """Check the graph at `file`, run it in ONNX Runtime beside the torch model, and compare.
+
+    Raises:
+        ExportError: the graph is invalid, computes something of another shape or no numbers, or lost zeros.
+    """
+    model = onnx.load(file)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    session = load_session(file)
+    given, source = export.verification_images(IMAGES)
+    pairs = [(torch_output(export.model, image), run(session, image)) for image in given]
+    theirs, ours = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
+    if theirs.shape != ours.shape or not np.isfinite(ours).all():
+        raise ExportError(
+            f"the exported graph does not compute what the model does: {ours.shape}, torch {theirs.shape}"
+            + ("" if np.isfinite(ours).all() else ", with values that are no numbers")
+            + "."
+        )
+    difference = np.abs(ours - theirs)
+    counted = [match(a, b) for a, b in zip(theirs, ours)]
+    detections = sum(total for _, total in counted)
+    layers = compare_sparsity(export.model, model)
+    return Findings(
+        images=len(given),
+        source=source,
+        box_max=float(difference[..., :4].max()),
+        box_mean=float(difference[..., :4].mean()),
+        confidence_max=float(difference[..., 4:].max()),
+        confidence_mean=float(difference[..., 4:].mean()),
+        detections=detections,
+        matched=sum(same for same, _ in counted) / detections if detections else None,
+        sparsity=zeros_of(model),
+        layers=layers,
+    )
+
+
+def load_session(file: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def torch_output(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    """Return the model's decoded predictions, float32 [1, boxes, 5 + classes]."""
+    parameter = next(model.parameters())
+    with torch.no_grad():
+        output = model(torch.from_numpy(image).to(parameter.device))
+    return (output[0] if isinstance(output, (list, tuple)) else output).float().cpu().numpy()
+
+
+def run(session: Any, image: np.ndarray) -> np.ndarray:
+    """Return the graph's predictions of one image, float32 [1, boxes, 5 + classes]; `image` as from `images.load`."""
+    wanted = session.get_inputs()[0]
+    batch = wanted.shape[0] if isinstance(wanted.shape[0], int) else 1
+    image = np.repeat(image, batch, axis=0)
+    if wanted.type == "tensor(uint8)":
+        image = np.round(image * 255).astype(np.uint8)
+    return session.run(None, {wanted.name: image})[0][:1]
+
+
+def detect(prediction: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (boxes float32 [N, 4] as x1 y1 x2 y2, classes int64 [N]) after non-maximum suppression.
+
+    Args:
+        prediction: float32 [boxes, 5 + classes]: x, y, width, height, objectness, class scores.
+    """
+    rows = torch.from_numpy(prediction)
+    score, label = (rows[:, 4:5] * rows[:, 5:]).max(1)
+    kept = score > CONFIDENCE
+    rows, score, label = rows[kept], score[kept], label[kept]
+    boxes = torch.cat([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
+    order = torchvision.ops.batched_nms(boxes, score, label, OVERLAP)
+    return boxes[order], label[order]
+
+
+def match(theirs: np.ndarray, ours: np.ndarray) -> tuple[int, int]:
+    """Return how many detections of `theirs` are also in `ours`, and how many there are; forms as in `detect`."""
+    (boxes, labels), (other, other_labels) = detect(theirs), detect(ours)
+    if not len(boxes) or not len(other):
+        return 0, len(boxes)
+    overlap = torchvision.ops.box_iou(boxes, other)
+    overlap[labels[:, None] != other_labels[None]] = 0
+    return int((overlap.max(1).values >= SAME).sum()), len(boxes)
+
+
+def weights_of(model: onnx.ModelProto) -> list[tuple[str, np.ndarray]]:
+    """Return (name of the node, stored values) of every convolution's weight, in the graph's order."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+            name = node.input[3 if node.op_type == "QLinearConv" else 1]
+            if name not in constants and name in makers:
+                name = makers[name].input[0]
+            if name in constants:
+                array = numpy_helper.to_array(constants[name])
+                found.append((node.name, array.astype(np.int16) - 128 if array.dtype == np.uint8 else array))
+    return found
+
+
+def zeros_of(model: onnx.ModelProto) -> float:
+    arrays = [array for _, array in weights_of(model)]
+    return sum(int((a == 0).sum()) for a in arrays) / max(sum(a.size for a in arrays), 1)
+
+
+def compare_sparsity(model: torch.nn.Module, exported: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Return name -> (zeros in torch, zeros in the graph), 0..1, of every convolution.
+
+    Raises:
+        ExportError: a layer lost zeros.
+    """
+    torch_layers = {
+        name: float((module.weight == 0).float().mean())
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d)
+    }
+    graph_layers = [(name, float((array == 0).mean())) for name, array in weights_of(exported)]
+    found: dict[str, tuple[float, float]] = {}
+    for (name, before), (node, after) in zip(torch_layers.items(), sorted_like(torch_layers, graph_layers)):
+        found[name] = (before, after)
+        if after < before - 1e-6:
+            raise ExportError(f"the exported graph lost zeros: {node} has {after:.2%}, {name} has {before:.2%}.")
+    return found
+
+
+def sorted_like(torch_layers: dict[str, float], graph_layers: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return the graph's layers in the order of the model's: nodes are named after the modules that they come from."""
+    by_name = {}
+    for node, zeros in graph_layers:
+        by_name[node.split("/Conv")[0].strip("/").replace("/", ".")] = (node, zeros)
+    if all(name in by_name for name in torch_layers):
+        return [by_name[name] for name in torch_layers]
+    return graph_layers
+
+
+def write_samples(export: ExportRun, file: Path, folder: Path) -> None:
+    """Write N images and the graph's outputs for them: sample-inputs/inp-0000.npz and sample-outputs/out-0000.npz.
+
+    The layout is that of a SparseZoo model, which DeepSparse's tools read; arrays are stored without the batch axis.
+    """
+    from tqdm import tqdm
+
+    from yolov5_sparse_plugin.export import images
+
+    session = load_session(file)
+    count = export.options.export_samples
+    files = export.calibration_files(count)
+    if len(files) < count:
+        export.say(f"--sparse-export-samples {count}: --data has only {len(files)} images", warn=True)
+    for kind in ("sample-inputs", "sample-outputs"):
+        (folder / kind).mkdir(exist_ok=True)
+    wanted = session.get_inputs()[0]
+    loaded = tqdm(images.load(files, export.size), total=len(files), desc="samples", unit="image")
+    for number, image in enumerate(loaded):
+        output = run(session, image)
+        if wanted.type == "tensor(uint8)":
+            image = np.round(image * 255).astype(np.uint8)
+        np.savez_compressed(folder / "sample-inputs" / f"inp-{number:04}.npz", **{wanted.name: image[0]})
+        np.savez_compressed(folder / "sample-outputs" / f"out-{number:04}.npz", output0=output[0])
+    export.say(f"wrote {len(files)} pairs into {folder / 'sample-inputs'} and {folder / 'sample-outputs'}")
