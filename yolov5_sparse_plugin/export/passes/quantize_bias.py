@@ -15,7 +15,7 @@ class QuantizeBias(Pass):
 
         Conv(DQ(x), DQ(W), b)    ->    Conv(DQ(x), DQ(W), DQ(int32 b))
 
-    A weight scale so small that the bias would not fit (its channel contributes next to nothing) is made larger, and
+    The scale of a channel that is wholly pruned is chosen for its bias. A weight scale so small that the bias would not fit (its channel contributes next to nothing) is made larger, and
     its weights rounded anew.
     """
 
@@ -33,8 +33,10 @@ class QuantizeBias(Pass):
                 continue
             x_scale, w_scale = np.float64(data.inputs[1].values), weight.inputs[1].values.astype(np.float64)
             least = np.abs(bias) / (x_scale * ROOM)
-            if (w_scale < least).any():
-                self._coarsen(weight, np.maximum(w_scale, least))
+            dead = ~weight.inputs[0].values.reshape(len(bias), -1).any(axis=1)  # any scale does for nothing but zeros
+            wanted = np.where(dead, np.maximum(least * 2, 1e-8), np.maximum(w_scale, least))
+            if (wanted != w_scale).any():
+                self._rescale(weight, wanted)
                 w_scale = weight.inputs[1].values.astype(np.float64)
             scale = (x_scale * w_scale).astype(np.float32)
             q = np.round(bias.astype(np.float64) / scale).astype(np.int32)
@@ -44,7 +46,7 @@ class QuantizeBias(Pass):
             changed += 1
         return changed
 
-    def _coarsen(self, weight, scale: np.ndarray) -> None:
+    def _rescale(self, weight, scale: np.ndarray) -> None:
         q, old = weight.inputs[0], weight.inputs[1]
         ratio = (old.values / scale).reshape(-1, 1, 1, 1)
         weight.inputs[0] = constant(q.name, np.round(q.values * ratio).astype(np.int8))

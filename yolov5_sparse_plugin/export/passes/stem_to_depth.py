@@ -21,8 +21,14 @@ class StemToDepth(Pass):
 
     def _stem(self, graph: Graph) -> gs.Node | None:
         for conv in graph.nodes("Conv"):
-            wanted = {"kernel_shape": [6, 6], "strides": [2, 2], "pads": [2, 2, 2, 2], "group": 1, "dilations": [1, 1]}
-            fits = all(list(np.atleast_1d(conv.attrs.get(k, v))) == list(np.atleast_1d(v)) for k, v in wanted.items())
+            attributes = conv.attrs
+            fits = (
+                tuple(conv.inputs[1].shape[2:]) == (6, 6)
+                and list(attributes.get("strides", ())) == [2, 2]
+                and list(attributes.get("pads", ())) == [2, 2, 2, 2]
+                and list(attributes.get("dilations", [1, 1])) == [1, 1]
+                and attributes.get("group", 1) == 1
+            )
             if fits and conv.inputs[0] in graph.onnx.inputs:
                 return conv
         return None
@@ -42,7 +48,8 @@ class StemToDepth(Pass):
         n, c, h, w = images.shape
         shape = (n, c * 4, h // 2 if isinstance(h, int) else None, w // 2 if isinstance(w, int) else None)
         conv.inputs[0] = graph.add("SpaceToDepth", "stem_to_depth", [images], images.dtype, shape, blocksize=2)
-        conv.inputs[1].shape = (weight.shape[0], c * 4, 3, 3)
+        if place == 0:
+            conv.inputs[1].shape = (weight.shape[0], c * 4, 3, 3)
         conv.attrs.update(kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1])
         if images.name in graph.grids:
             graph.grids[conv.inputs[0].name] = graph.grids[images.name]
