@@ -41,7 +41,7 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
     found = []
     for name, array in verify.weights_of(model):
         eight = array.dtype != "float32"
-        short = name.split("/Conv")[0].strip("/").replace("/", ".").removesuffix(".module").removesuffix(".conv")
+        short = verify.module_of(name).removesuffix(".module").removesuffix(".conv")
         found.append(
             Layer(
                 short,

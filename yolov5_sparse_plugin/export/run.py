@@ -91,9 +91,12 @@ class ExportRun:
         return images.spread(images.files(Path(str(self.arguments["data"])), "train"), count)
 
     def verification_images(self, count: int) -> tuple[list[Any], str]:
-        """Return up to `count` images of --data's validation split, else generated ones, and where they are from."""
+        """Return up to `count` images of --data's validation split, and where they are from.
+
+        Without --data they are generated, and half as many: there is nothing on them to be found.
+        """
         if "data" not in self.typed:
-            return list(images.generated(count, self.size)), "generated images"
+            return list(images.generated(count // 2, self.size)), "generated images (name real ones with --data)"
         data = Path(str(self.arguments["data"]))
         return list(images.load(images.spread(images.files(data, "val"), count), self.size)), f"images of {data}"
 
@@ -217,10 +220,12 @@ class ExportRun:
 
     def _finish(self, file: Path) -> None:
         """Let the hooks rewrite the graph at `file`, and compare the result with the torch model."""
-        fixed = self.hook.sparse_export_graph(export=self, model=onnx.load(file))
+        model = onnx.load(file)
+        fixed = self.hook.sparse_export_graph(export=self, model=model)
         if fixed is not None:
-            onnx.save(fixed, file)
-        self.findings = verify.verify(self, file)
+            model = fixed
+            onnx.save(model, file)
+        self.findings = verify.verify(self, model, file)
         for line in self.findings.lines():
             self.say(line)
         if self.options.export_samples:

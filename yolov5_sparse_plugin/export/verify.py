@@ -63,13 +63,12 @@ class Findings:
         return asdict(self)
 
 
-def verify(export: ExportRun, file: Path) -> Findings:
-    """Check the graph at `file`, run it in ONNX Runtime beside the torch model, and compare.
+def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
+    """Check `model`, run it from `file` in ONNX Runtime beside the torch model, and compare.
 
     Raises:
         ExportError: the graph is invalid, computes something of another shape or no numbers, or lost zeros.
     """
-    model = onnx.load(file)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -185,23 +184,24 @@ def compare_sparsity(model: torch.nn.Module, exported: onnx.ModelProto) -> dict[
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Conv2d)
     }
-    graph_layers = [(name, float((array == 0).mean())) for name, array in weights_of(exported)]
-    found: dict[str, tuple[float, float]] = {}
-    for (name, before), (node, after) in zip(torch_layers.items(), sorted_like(torch_layers, graph_layers)):
-        found[name] = (before, after)
-        if after < before - 1e-6:
-            raise ExportError(f"the exported graph lost zeros: {node} has {after:.2%}, {name} has {before:.2%}.")
-    return found
+    graph_layers = {module_of(node): float((array == 0).mean()) for node, array in weights_of(exported)}
+    missing = set(torch_layers) - set(graph_layers)
+    if missing:
+        raise ExportError(f"the exported graph lacks {len(missing)} convolutions, among them {min(missing)!r}.")
+    for name, before in torch_layers.items():
+        if graph_layers[name] < before - 1e-6:
+            raise ExportError(f"{name} lost zeros: {before:.2%} in torch, {graph_layers[name]:.2%} in the graph.")
+    return {name: (before, graph_layers[name]) for name, before in torch_layers.items()}
 
 
-def sorted_like(torch_layers: dict[str, float], graph_layers: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return the graph's layers in the order of the model's: nodes are named after the modules that they come from."""
-    by_name = {}
-    for node, zeros in graph_layers:
-        by_name[node.split("/Conv")[0].strip("/").replace("/", ".")] = (node, zeros)
-    if all(name in by_name for name in torch_layers):
-        return [by_name[name] for name in torch_layers]
-    return graph_layers
+def module_of(node: str) -> str:
+    """Return the name of the torch module that the tracer named a node after.
+
+    `/model.2/m/m.0/cv1/conv/module/Conv` is `model.2.m.0.cv1.conv.module`: a container that is called shows twice.
+    """
+    parts = node.strip("/").split("/")
+    named = [part for part, following in zip(parts, parts[1:]) if not following.startswith(part + ".")]
+    return ".".join(named)
 
 
 def write_samples(export: ExportRun, file: Path, folder: Path) -> None:

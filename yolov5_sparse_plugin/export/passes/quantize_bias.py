@@ -15,8 +15,8 @@ class QuantizeBias(Pass):
 
         Conv(DQ(x), DQ(W), b)    ->    Conv(DQ(x), DQ(W), DQ(int32 b))
 
-    The scale of a channel that is wholly pruned is chosen for its bias. A weight scale so small that the bias would not fit (its channel contributes next to nothing) is made larger, and
-    its weights rounded anew.
+    The scale of a channel that is wholly pruned is chosen for its bias. A weight scale so small that the bias would not
+    fit (its channel contributes next to nothing) is made larger, and its weights rounded anew.
     """
 
     name = "quantize_bias"
