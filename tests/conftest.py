@@ -118,6 +118,15 @@ def coco_weights() -> Path:
 
 
 @pytest.fixture(scope="session")
+def coco_images() -> Path:
+    """A folder of photos of COCO."""
+    folder = DATA / "coco256" / "images" / "val2017"
+    if not folder.is_dir():
+        pytest.skip(f"no photos at {folder}; set YOLOV5_SPARSE_TEST_DATA to the folder that holds coco256/")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def recipe(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
     file.write_text(RECIPE)

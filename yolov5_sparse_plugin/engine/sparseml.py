@@ -181,6 +181,7 @@ class Schedule:
 
     def prune_at_once(self, model: torch.nn.Module) -> None:
         """Zero, in place, the weights that the recipe ends without, by the magnitudes that they have now."""
+        model.requires_grad_(True)  # masks hang on gradients; finished checkpoints have none
         for modifier in self.pruning:
             modifier.initialize(model, epoch=math.inf, loggers=self.loggers(None))
             modifier.finalize(model)

@@ -174,7 +174,8 @@ class ExportRun:
         def load(weights: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
             fuse = kwargs.pop("fuse", True)
             try:
-                model = attempt_load(weights, *args, **kwargs, fuse=False)
+                with torch.inference_mode(False):  # upstream's run() is in it, and its tensors cannot be calibrated
+                    model = attempt_load(weights, *args, **kwargs, fuse=False)
             except SparsePluginError:
                 raise
             except Exception as error:
@@ -192,13 +193,14 @@ class ExportRun:
     def _apply_one_shot(self, model: torch.nn.Module) -> torch.nn.Module:
         from yolov5_sparse_plugin.export import one_shot
 
-        if not isinstance(model, self.host["DetectionModel"]):
+        if type(model) is not self.host["DetectionModel"]:  # segmentation models are a subclass
             raise CheckpointError(
                 f"--sparse-one-shot {self.options.one_shot}: {self.weights} is a {type(model).__name__}; only "
                 "detection models can be quantized."
             )
         files = self.calibration_files(CALIBRATION_IMAGES) if self.quantized else []
-        return one_shot.apply(model, self.schedule, images.load(files, self.size), len(files))
+        with torch.inference_mode(False):
+            return one_shot.apply(model, self.schedule, images.load(files, self.size), len(files))
 
     def _export_onnx(self, decorated: Callable) -> Callable:
         inner = entry.undecorated(decorated)

@@ -28,7 +28,7 @@ class Findings:
     Attributes:
         images: how many images were compared. source: where they are from.
         box_max, box_mean: differences of box coordinates, in pixels of the model's input.
-        confidence_max, confidence_mean: differences of objectness and class scores, 0..1.
+        confidence_max, confidence_mean: differences of the scores (objectness times class), 0..1.
         detections: number that the torch model finds (confidence 0.25). matched: share of them, 0..1, that the graph
             finds with the same class at IoU 0.9; None where there are none.
         sparsity: zeros among the weights of all convolutions, 0..1. layers: the same by layer: name -> (torch, ONNX).
@@ -83,17 +83,18 @@ def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
             + ("" if np.isfinite(ours).all() else ", with values that are no numbers")
             + "."
         )
-    difference = np.abs(ours - theirs)
+    boxes = np.abs(ours[..., :4] - theirs[..., :4])
+    scores = np.abs(ours[..., 4:5] * ours[..., 5:] - theirs[..., 4:5] * theirs[..., 5:])
     counted = [match(a, b) for a, b in zip(theirs, ours)]
     detections = sum(total for _, total in counted)
     layers = compare_sparsity(export.model, model)
     return Findings(
         images=len(given),
         source=source,
-        box_max=float(difference[..., :4].max()),
-        box_mean=float(difference[..., :4].mean()),
-        confidence_max=float(difference[..., 4:].max()),
-        confidence_mean=float(difference[..., 4:].mean()),
+        box_max=float(boxes.max()),
+        box_mean=float(boxes.mean()),
+        confidence_max=float(scores.max()),
+        confidence_mean=float(scores.mean()),
         detections=detections,
         matched=sum(same for same, _ in counted) / detections if detections else None,
         sparsity=zeros_of(model),

@@ -168,6 +168,8 @@ def export(original: Callable) -> Callable:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         from yolov5_sparse_plugin.export import entry
 
+        if kwargs.get("help") is True and Path(sys.argv[0]).stem == "yolov5":
+            return show_help(wrapper, "yolov5 export")
         own = {k: v for k, v in kwargs.items() if k not in upstream.parameters}
         given = {k: v for k, v in kwargs.items() if k in upstream.parameters}
         call = upstream.bind(*args, **given)
@@ -183,6 +185,20 @@ def export(original: Callable) -> Callable:
         f"    sparse_{o.name}: {o.help}" for o in ours
     )
     return wrapper
+
+
+def show_help(function: Callable, name: str) -> None:
+    """Print fire's help of a function that takes any flag, for which fire takes `--help` for one of them."""
+    from fire import helptext, trace
+
+    def shown() -> None: ...
+
+    signature = inspect.signature(function)
+    shown.__signature__ = signature.replace(
+        parameters=[p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+    )
+    shown.__doc__ = function.__doc__
+    print(helptext.HelpText(shown, trace=trace.FireTrace(shown, name=name)))
 
 
 def flags_typed() -> set[str]:

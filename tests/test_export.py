@@ -1,0 +1,409 @@
+"""`yolov5 export` of a sparse checkpoint: a graph that is right, that loads everywhere, and no file where it failed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import call, command, zeros
+from onnx import TensorProto, numpy_helper
+
+from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
+from yolov5_sparse_plugin.export.verify import module_of, weights_of
+from yolov5_sparse_plugin.training import checkpoints
+
+WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0"}
+
+
+def export(weights, folder: Path, **keywords):
+    """Export a copy of `weights` in `folder` by `from yolov5.export import run`; return the ONNX file."""
+    import yolov5.export
+
+    folder.mkdir(exist_ok=True)
+    file = folder / Path(weights).name
+    if not file.exists():
+        shutil.copyfile(weights, file)
+    yolov5.export.run(**{"weights": str(file), "include": "onnx", "imgsz": 64, **keywords})
+    return file.with_suffix(".onnx")
+
+
+@pytest.fixture(scope="module")
+def exported(finished, shapes, tmp_path_factory):
+    """best.pt of the finished run, exported by the command as a user types it."""
+    folder = tmp_path_factory.mktemp("exported")
+    shutil.copyfile(finished.weights / "best.pt", folder / "best.pt")
+    words = ["export", "--weights", "best.pt", "--include", "onnx", "--imgsz", 64, "--data", shapes]
+    return call([command("yolov5"), *words], folder), folder
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino", "deepsparse"])
+def each_target(request, finished, shapes, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, export(finished.weights / "best.pt", folder, data=str(shapes), sparse_target=request.param)
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).integers(0, 256, (1, 3, 64, 64)) / 255).astype(np.float32)
+
+
+def session(file) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def torch_model(weights):
+    import yolov5.models.experimental as experimental
+
+    return experimental.attempt_load(str(weights), device=torch.device("cpu"))
+
+
+# ------------------------------------------------------------------------------------------------------------ the graph
+
+
+def test_the_command_says_what_it_made(exported):
+    run, folder = exported
+    assert "ONNX Runtime against torch on 8 images of" in run.output and "boxes differ by" in run.output
+    assert "sparsity kept in all 60 convolutions: 6" in run.output
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "best.export.json", "best.onnx", "best.pt", "best.report.html", "best.sparsity.png",
+    ]  # fmt: skip
+
+
+def test_names_stride_and_io_are_upstreams(exported):
+    model = onnx.load(exported[1] / "best.onnx")
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert ast.literal_eval(metadata["names"]) == {0: "disc", 1: "box", 2: "cross"} and metadata["stride"] == "32"
+    assert [i.name for i in model.graph.input] == ["images"] and [o.name for o in model.graph.output] == ["output0"]
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [1, 252, 8]
+    assert model.opset_import[0].version == 17
+
+
+def test_the_default_graph_is_8_bits_through_and_through(exported):
+    model = onnx.load(exported[1] / "best.onnx")
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    readers = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 60
+    for node in convolutions:
+        assert [makers[name].op_type for name in node.input] == ["DequantizeLinear"] * 3, node.name
+        weight, bias = (constants[makers[name].input[0]] for name in node.input[1:])
+        assert weight.dtype == np.int8 and bias.dtype == np.int32
+        assert [reader.op_type for reader in readers[node.output[0]]] == ["QuantizeLinear"], node.name
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert constants[node.input[2]].dtype == np.uint8, "signed activations are slow on x86"
+    assert not [node for node in model.graph.node if node.op_type in ("BatchNormalization", "Identity")]
+    assert len([n for n in model.graph.node if n.op_type == "QuantizeLinear"]) < 230
+
+
+def test_pruned_weights_are_zero_in_the_file(exported, finished):
+    layers = checkpoints.read(finished.weights / "best.pt")["sparse"]["layers"]
+    found = {
+        module_of(name): float((array == 0).mean()) for name, array in weights_of(onnx.load(exported[1] / "best.onnx"))
+    }
+    for name, sparsity in layers.items():
+        module = name.removesuffix(".weight")
+        assert found.get(module, found.get(module + ".module")) >= sparsity - 1e-6, name
+
+
+def test_every_targets_graph_is_right_in_onnx_runtime(each_target, finished):
+    """Means, not maxima: rounding once more or less moves single boxes by pixels, a wrong scale moves all of them."""
+    target, file = each_target
+    model, onnx_session = torch_model(finished.weights / "best.pt"), session(file)
+    for seed in range(3):
+        image = picture(seed)
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(image))[0].numpy()
+        found = onnx_session.run(None, {"images": image})[0]
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted)[..., :4].mean() < 0.6, "pixels"
+        assert np.abs(found - wanted)[..., 4:].mean() < 0.01
+
+
+def test_every_targets_graph_is_right_in_openvino(each_target):
+    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
+    _, file = each_target
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(str(file), "CPU", config)
+    image = picture()
+    found, wanted = compiled([image])[0], session(file).run(None, {"images": image})[0]
+    assert np.abs(found - wanted)[..., :4].mean() < 0.6 and np.abs(found - wanted)[..., 4:].mean() < 0.01
+
+
+def test_the_openvino_graph_leaves_activations_float(finished, tmp_path):
+    model = onnx.load(export(finished.weights / "best.pt", tmp_path, sparse_target="openvino"))
+    readers = {name: node for node in model.graph.node for name in node.input}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    assert all(readers[n.output[0]].op_type != "QuantizeLinear" for n in model.graph.node if n.op_type == "Conv")
+    for node in model.graph.node:
+        if node.op_type in ("Sigmoid", "Concat", "MaxPool"):
+            assert all(makers[name].op_type != "DequantizeLinear" for name in node.input if name in makers), node.name
+
+
+@pytest.mark.parametrize("words", [["val"], ["detect"]], ids=["val", "detect"])
+def test_unmodified_yolov5_takes_the_default_graph(exported, shapes, tmp_path, words):
+    common = ["--weights", exported[1] / "best.onnx", "--img", 64, "--device", "cpu", "--project", tmp_path / "out"]
+    if words == ["val"]:
+        run = call([command("yolov5"), "val", "--data", shapes, "--workers", 0, *common], tmp_path, **WITHOUT)
+        assert "all         16" in run.output
+    else:
+        pictures = Path(shapes).parent / "images" / "val"
+        call([command("yolov5"), "detect", "--source", pictures, *common], tmp_path, **WITHOUT)
+        assert len(list((tmp_path / "out").rglob("*.jpg"))) == 16
+
+
+def test_a_dynamic_graph_takes_other_sizes_and_batches(finished, tmp_path):
+    file = export(finished.weights / "best.pt", tmp_path, dynamic=True)
+    model, images = torch_model(finished.weights / "best.pt"), np.concatenate([picture(0), picture(1)])
+    images = np.concatenate([images, images[:, :, :, ::-1]], axis=3)  # 2 of 64 x 128
+    found = session(file).run(None, {"images": np.ascontiguousarray(images)})[0]
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(np.ascontiguousarray(images)))[0].numpy()
+    assert found.shape == wanted.shape == (2, 504, 8)
+    assert np.abs(found - wanted)[..., 4:].mean() < 0.01
+
+
+def test_the_opset_that_was_typed_is_the_opset(finished, tmp_path):
+    model = onnx.load(export(finished.weights / "best.pt", tmp_path, opset=13))
+    assert model.opset_import[0].version == 13
+
+
+def test_uint8_input_is_the_same_model(finished, tmp_path, exported):
+    file = export(finished.weights / "best.pt", tmp_path, sparse_uint8_input=True, sparse_target="openvino")
+    other = export(finished.weights / "best.pt", tmp_path / "float", sparse_target="openvino")
+    image = picture()
+    bytes_ = np.round(image * 255).astype(np.uint8)
+    found, wanted = session(file).run(None, {"images": bytes_})[0], session(other).run(None, {"images": image})[0]
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+def test_a_pruned_checkpoint_exports_as_upstream_does_it(finished, tmp_path):
+    file = export(finished.weights / "best_pruned.pt", tmp_path)
+    model = onnx.load(file)
+    assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
+    assert sum((a == 0).sum() for _, a in weights_of(model)) / sum(a.size for _, a in weights_of(model)) > 0.59
+    content = json.loads((tmp_path / "best_pruned.export.json").read_text())
+    assert content["target"] is None and content["verified"]["box_max"] < 0.1
+
+
+def test_other_formats_of_a_pruned_checkpoint_are_upstreams(finished, tmp_path):
+    import yolov5.export
+
+    shutil.copyfile(finished.weights / "best_pruned.pt", tmp_path / "best.pt")
+    yolov5.export.run(weights=str(tmp_path / "best.pt"), include="torchscript", imgsz=64)
+    assert torch.jit.load(tmp_path / "best.torchscript")(torch.zeros(1, 3, 64, 64))[0].shape == (1, 252, 8)
+
+
+def test_a_plain_checkpoint_exports_without_reports(plain, tmp_path):
+    export(plain.weights / "best.pt", tmp_path, imgsz=[64, 64])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.pt"]
+
+
+# ------------------------------------------------------------------------------------------------- one-shot and samples
+
+
+def test_one_shot_prunes_and_quantizes_without_training(finished, shapes, recipe, tmp_path):
+    dense = finished.weights / "best_dense.pt"
+    file = export(dense, tmp_path, sparse_one_shot=str(recipe), data=str(shapes))
+    model = onnx.load(file)
+    assert {a.dtype for _, a in weights_of(model)} == {np.dtype("int8")}
+    total = sum(a.size for _, a in weights_of(model))
+    assert sum((a == 0).sum() for _, a in weights_of(model)) / total == pytest.approx(0.6, abs=0.05)
+    scales = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("_s")]
+    assert all(np.isfinite(s).all() and (s > 0).all() for s in scales)
+
+
+def test_one_shot_is_close_to_the_float_model(finished, shapes, tmp_path):
+    dense = finished.weights / "best_dense.pt"
+    file = export(dense, tmp_path, sparse_one_shot="quantized", data=str(shapes))
+    model, image = torch_model(dense), picture()
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(image))[0].numpy()
+    found = session(file).run(None, {"images": image})[0]
+    assert np.abs(found - wanted)[..., 4:].mean() < 0.02 and np.abs(found - wanted)[..., :4].mean() < 1.5
+
+
+def test_one_shot_takes_the_official_checkpoint_of_a_git_checkout(coco_weights, coco_images, tmp_path):
+    """Its classes are `models.yolo.…`; exported as they are, the graph would have four outputs."""
+    file = export(coco_weights, tmp_path, sparse_one_shot="quantized", data=str(coco_images), imgsz=320)
+    assert [o.name for o in onnx.load(file).graph.output] == ["output0"]
+    verified = json.loads((tmp_path / "yolov5n.export.json").read_text())["verified"]
+    assert verified["detections"] > 10 and verified["matched"] > 0.6
+
+
+def test_samples_are_what_the_graph_computes(finished, shapes, tmp_path):
+    file = export(finished.weights / "best.pt", tmp_path, sparse_export_samples=3, data=str(shapes))
+    inputs = sorted((tmp_path / "sample-inputs").iterdir())
+    assert [p.name for p in inputs] == ["inp-0000.npz", "inp-0001.npz", "inp-0002.npz"]
+    for name in inputs:
+        image = np.load(name)["images"]
+        wanted = np.load(tmp_path / "sample-outputs" / name.name.replace("inp", "out"))["output0"]
+        assert image.shape == (3, 64, 64) and image.min() >= 0 and image.max() <= 1
+        np.testing.assert_allclose(session(file).run(None, {"images": image[None]})[0][0], wanted, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------- reports
+
+
+def test_the_report_has_sizes_layers_latency_and_what_was_verified(exported):
+    content = json.loads((exported[1] / "best.export.json").read_text())
+    file = exported[1] / "best.onnx"
+    assert content["bytes"] == file.stat().st_size and content["bytes_gzipped"] < content["bytes"]
+    assert len(content["layers"]) == 60 and {layer["precision"] for layer in content["layers"]} == {"int8"}
+    assert content["target"] == "onnxruntime" and content["opset"] == 17
+    assert content["verified"]["images"] == 8 and content["verified"]["confidence_mean"] < 0.01
+    assert "onnxruntime" in {row["engine"] for row in content["latency"] if row["milliseconds"]}
+    text = (exported[1] / "best.report.html").read_text()
+    assert "data:image/png;base64," in text and 'src="http' not in text and "model.9.cv2" in text
+    assert (exported[1] / "best.sparsity.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+def refused(error: type[SparsePluginError], match: str, weights, folder: Path, **keywords) -> None:
+    """The export ends in `error`, and the folder holds what it held before."""
+    folder.mkdir(exist_ok=True)
+    if Path(weights).exists():
+        shutil.copyfile(weights, folder / Path(weights).name)
+        weights = folder / Path(weights).name
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    import yolov5.export
+
+    with pytest.raises(error, match=match):
+        yolov5.export.run(**{"weights": str(weights), "include": "onnx", "imgsz": 64, **keywords})
+    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+    assert not [p for p in folder.iterdir() if p.is_dir()]
+
+
+def test_weights_that_are_missing_or_no_checkpoint(finished, exported, tmp_path):
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
+    refused(CheckpointError, r"there is no such file\. Did you mean 'best\.pt'", tmp_path / "bset.pt", tmp_path)
+    refused(ExportError, "this is an exported model already", exported[1] / "best.onnx", tmp_path / "a")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    refused(CheckpointError, "not a YOLOv5 checkpoint", tmp_path / "text.pt", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "error, match, keywords",
+    [
+        (OptionError, r"--opset 12: a scale for every channel needs opset 13\. Use 13 or newer", {"opset": 12}),
+        (OptionError, "--half: a quantized model stores 8 bits already", {"half": True}),
+        (OptionError, "no target 'onnxruntim'. Did you mean 'onnxruntime'", {"sparse_target": "onnxruntim"}),
+        (OptionError, "--sparse-tarket: no such option. Did you mean '--sparse-target'", {"sparse_tarket": "openvino"}),
+        (OptionError, "--sparse-recipe: an option of 'yolov5 train', not of", {"sparse_recipe": "quantized"}),
+        (ExportError, "--include torchscript: .* is quantized", {"include": ["onnx", "torchscript"]}),
+        (CheckpointError, "is quantized already", {"sparse_one_shot": "quantized"}),
+        (OptionError, "--sparse-export-samples 2: name the images with --data", {"sparse_export_samples": 2}),
+        (ExportError, "--data .*nowhere.yaml: there is no such file", {"data": "nowhere.yaml"}),
+        (OptionError, "--imgsz big: expected one size in pixels", {"imgsz": "big"}),
+    ],
+)
+def test_options_that_do_not_fit_a_quantized_checkpoint(finished, tmp_path, error, match, keywords):
+    refused(error, match, finished.weights / "best.pt", tmp_path, **keywords)
+
+
+def test_one_shot_needs_images_and_a_detection_model(finished, tmp_path, shapes):
+    dense = finished.weights / "best_dense.pt"
+    refused(
+        OptionError, "quantization is calibrated on images. Add --data", dense, tmp_path, sparse_one_shot="quantized"
+    )
+    import yolov5
+    from yolov5.models.yolo import SegmentationModel
+
+    cfg = Path(yolov5.__file__).parent / "models" / "segment" / "yolov5n-seg.yaml"
+    torch.save({"model": SegmentationModel(str(cfg), ch=3, nc=3), "ema": None}, tmp_path / "seg.pt")
+    refused(
+        CheckpointError,
+        "is a SegmentationModel; only detection models",
+        tmp_path / "seg.pt",
+        tmp_path / "seg",
+        sparse_one_shot="quantized",
+        data=str(shapes),
+    )
+
+
+def test_upstreams_own_default_opset_becomes_17_in_silence(exported):
+    run, folder = exported
+    assert onnx.load(folder / "best.onnx").opset_import[0].version == 17 and "opset" not in run.output
+
+
+def test_the_command_ends_in_one_sentence_and_status_2(finished, tmp_path):
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
+    run = call([command("yolov5"), "export", "--weights", "best.pt", "--opset", 11], tmp_path, status=2)
+    assert "yolov5-sparse: error: --opset 11" in run.output and "Traceback" not in run.output
+    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_help_lists_the_sparse_options(tmp_path):
+    run = call([command("yolov5"), "export", "--help"], tmp_path, PAGER="cat")
+    for flag in ("sparse_target", "sparse_one_shot", "sparse_export_samples", "sparse_uint8_input", "opset"):
+        assert flag in run.output
+
+
+def test_a_failure_leaves_no_half_written_file(finished, tmp_path, monkeypatch):
+    from yolov5_sparse_plugin.export import verify
+
+    def invalid(*args):
+        raise ExportError("as intended")
+
+    monkeypatch.setattr(verify, "verify", invalid)
+    refused(ExportError, "as intended", finished.weights / "best.pt", tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB: the checkpoint fits, its export does not."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(finished, small_disk):
+    weights = finished.weights / "best.pt"
+    shutil.copyfile(weights, small_disk / "best.pt")
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "ballast").write_bytes(b"\0" * (free - 1_000_000))
+    before = sorted(p.name for p in small_disk.iterdir())
+    import yolov5.export
+
+    with pytest.raises(SparsePluginError, match="could not be written"):
+        yolov5.export.run(weights=str(small_disk / "best.pt"), include="onnx", imgsz=64)
+    assert sorted(p.name for p in small_disk.iterdir()) == before
+
+
+def test_a_read_only_folder_is_said(finished, tmp_path):
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    shutil.copyfile(finished.weights / "best.pt", folder / "best.pt")
+    if subprocess.run(["mount", "--bind", "-o", "ro", folder, folder], capture_output=True).returncode:
+        pytest.skip("a folder that root cannot write to needs a mount")
+    subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+    try:
+        import yolov5.export
+
+        with pytest.raises(ExportError, match="could not be written .*Read-only"):
+            yolov5.export.run(weights=str(folder / "best.pt"), include="onnx", imgsz=64)
+        assert [p.name for p in folder.iterdir()] == ["best.pt"]
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_zeros_are_counted_where_they_are_stored():
+    assert zeros(torch.tensor([0.0, 1.0, 0.0, 2.0])) == 0.5
