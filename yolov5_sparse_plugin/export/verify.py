@@ -161,7 +161,7 @@ def weights_of(model: onnx.ModelProto) -> list[tuple[str, np.ndarray]]:
     for node in model.graph.node:
         if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
             name = node.input[3 if node.op_type == "QLinearConv" else 1]
-            if name not in constants and name in makers:
+            while name not in constants and name in makers:  # through its quantizers
                 name = makers[name].input[0]
             if name in constants:
                 array = numpy_helper.to_array(constants[name])
