@@ -51,25 +51,18 @@ def sparse_run_end(run, error): note("sparse_run_end", run=run, error=error)
 
 
 @pytest.fixture(scope="module")
-def spied(tmp_path_factory, shapes, recipe):
-    folder = tmp_path_factory.mktemp("spied")
-    (folder / "spy.py").write_text(SPY)
-    args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
-    run = yolov5_train(
-        folder,
-        shapes,
-        "--sparse-recipe",
-        recipe,
-        "--sparse-recipe-args",
-        args,
-        "--sparse-hooks",
-        "spy.py",
-        batch=16,
-        env={"YOLOV5_SPARSE_TRACE": "1"},
-    )
-    import json
+def spied(once, shapes, recipe):
+    """A traced run of three epochs of two batches, with every hook that fired."""
 
-    return run, [json.loads(line) for line in (folder / "fired.jsonl").read_text().splitlines()]
+    def run(folder):
+        (folder / "spy.py").write_text(SPY)
+        args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
+        words = ["--sparse-recipe", recipe, "--sparse-recipe-args", args, "--sparse-hooks", "spy.py"]
+        return yolov5_train(folder, shapes, *words, batch=16, env={"YOLOV5_SPARSE_TRACE": "1"})
+
+    done = once("spied", run)
+    lines = (done.folder.parent.parent / "fired.jsonl").read_text().splitlines()
+    return done, [json.loads(line) for line in lines]
 
 
 def test_every_hook_fires_with_its_exact_arguments(spied):
