@@ -56,6 +56,15 @@ modifiers:
       end_epoch: 2.0
       update_frequency: 0.1
 """
+# hooks of a run that gets worse with every epoch, whatever it learned: where it stops early is certain then
+WORSENING = """\
+import numpy as np
+from yolov5_sparse_plugin import hookimpl
+
+@hookimpl
+def sparse_seams(run):
+    return {"fitness": lambda upstream: lambda results: upstream(np.full_like(results, 1 / (1 + run.completed)))}
+"""
 
 
 @dataclass
@@ -165,6 +174,13 @@ def recipe(tmp_path_factory) -> Path:
 def prune_two(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("recipes") / "prune_two.yaml"
     file.write_text(PRUNE_TWO)
+    return file
+
+
+@pytest.fixture(scope="session")
+def worsening(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("hooks") / "worsening.py"
+    file.write_text(WORSENING)
     return file
 
 

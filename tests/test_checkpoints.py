@@ -189,22 +189,13 @@ def test_resume_goes_on_where_the_run_was(tmp_path, shapes, recipe, finished):
 
 
 @pytest.mark.parametrize("patience", [1, 2])
-def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, patience):
+def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, worsening, patience):
     """Whatever the epoch at which it stops: the predecessor wrote `epoch: -1` as soon as stopping was possible."""
-    run = yolov5_train(
-        tmp_path,
-        shapes,
-        "--sparse-recipe",
-        recipe,
-        "--patience",
-        patience,
-        "--save-period",
-        1,
-        "--sparse-recipe-args",
-        "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2",
-    )
+    args = "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2"
+    words = ["--sparse-recipe", recipe, "--sparse-recipe-args", args, "--sparse-hooks", worsening]
+    run = yolov5_train(tmp_path, shapes, *words, "--patience", patience, "--save-period", 1)
     files = sorted(run.weights.glob("*.pt"))
-    assert len(results(run)["epoch"]) < 8
+    assert len(results(run)["epoch"]) == 3 + patience  # the third is the first, and best, of the last phase
     for env in ({}, WITHOUT):
         assert len(load_all(files, tmp_path, **env)) == len(files)
     for file in run.weights.glob("epoch*.pt"):

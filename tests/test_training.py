@@ -185,13 +185,12 @@ def test_python_call_and_options_are_plain_values(recorded):
     assert yaml.safe_load((run.folder / "opt.yaml").read_text())["sparse_recipe"].startswith("modifiers:")
 
 
-def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe):
-    """Patience 1 would end a run that learns nothing after two epochs; quantization starts after three."""
-    run = yolov5_train(
-        tmp_path, shapes, "--sparse-recipe", recipe, "--patience", 1, "--sparse-recipe-args", "num_epochs=9"
-    )
-    assert results(run)["sparse/phase"][-1] == 3
-    assert len(results(run)["epoch"]) < 9, "it never stopped"
+def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe, worsening):
+    """Patience 1 would end a run that gets worse after its second epoch; quantization starts after the third."""
+    words = ["--sparse-recipe", recipe, "--sparse-hooks", worsening, "--patience", 1]
+    run = yolov5_train(tmp_path, shapes, *words, "--sparse-recipe-args", "num_epochs=9")
+    assert results(run)["epoch"] == [0, 1, 2, 3, 4]
+    assert results(run)["sparse/phase"] == [0, 1, 1, 3, 3]
     ckpt = checkpoints.read(run.weights / "best.pt")
     assert ckpt["sparse"]["phase"] == "pruned_quantized"
 
