@@ -224,6 +224,20 @@ def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, worseni
         assert checkpoints.read(file)["epoch"] == int(file.stem[5:])
 
 
+def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path):
+    file = tmp_path / "last.pt"
+    checkpoints.save_atomically(torch.save, {"epoch": 1}, file)
+
+    def interrupted(ckpt, stream):
+        torch.save(ckpt, stream)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save_atomically(interrupted, {"epoch": 2}, file)
+    assert torch.load(file) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+
+
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     file = tmp_path / "last.pt"
     file.write_bytes(b"the previous one")
