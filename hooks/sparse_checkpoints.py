@@ -44,7 +44,7 @@ def sparse_seams(run):
     return {"save": save, "strip": strip, "resume": resume}
 
 
-@hookimpl
+@hookimpl(tryfirst=True)  # others add to what stands here
 def sparse_pack(run, ckpt):
     ckpt["sparse"] = checkpoints.sparse_part(run, ckpt["best_fitness"])
 

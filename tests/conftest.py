@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,9 +10,10 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("YOLOV5_SPARSE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -54,6 +56,15 @@ modifiers:
       end_epoch: 2.0
       update_frequency: 0.1
 """
+# hooks of a run that gets worse with every epoch, whatever it learned: where it stops early is certain then
+WORSENING = """\
+import numpy as np
+from yolov5_sparse_plugin import hookimpl
+
+@hookimpl
+def sparse_seams(run):
+    return {"fitness": lambda upstream: lambda results: upstream(np.full_like(results, 1 / (1 + run.completed)))}
+"""
 
 
 @dataclass
@@ -69,22 +80,57 @@ class Result:
         return self.folder / "weights"
 
 
+# one thread for each process: with two workers of two threads each, two cores are ten times slower
+THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
 def clean_environment(**extra: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("YOLOV5_SPARSE_", "PYTEST_"))}
     kept.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
-    return {**kept, **extra}
+    return {**kept, **THREADS, **extra}  # YOLOv5 changes OMP_NUM_THREADS in the process that imports it
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Spread the suite over the cores, test by test; a run of single files, or with -n, is left as it was asked for."""
+    option = config.option
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    if option.numprocesses is None and not all(".py" in word for word in config.args):
+        option.numprocesses = "auto"
+    if option.numprocesses and option.dist == "no" and option.maxschedchunk is None:
+        option.maxschedchunk = 1  # in order: the fast ones first, and no worker is left with a queue
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One worker for each core that this process may use, none beside a single one; a worker needs 1.5 GB."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4) if cores > 1 else 0
 
 
 def pytest_configure(config):
     """Keep YOLOv5 from looking for a font, and everybody from the network; before any test file imports it."""
     import matplotlib
 
+    os.environ.update(THREADS)
     folder = Path(tempfile.mkdtemp(prefix="yolov5-config-"))
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for name in ("Arial.ttf", "Arial.Unicode.ttf"):
         shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", folder / name)
     os.environ["YOLOV5_CONFIG_DIR"] = str(folder)
     os.environ["WANDB_MODE"] = "offline"  # upstream then leaves Weights & Biases alone
+
+
+def pytest_collection_modifyitems(items):
+    """Fast tests first; those that only read a shared run last, so that no worker is left with a long one."""
+    items.sort(key=lambda item: turn(set(getattr(item, "fixturenames", ()))))
+
+
+def turn(fixtures: set[str]) -> int:
+    if "once" in fixtures:  # through another fixture
+        return 2
+    return 1 if fixtures & {"shapes", "bccd"} else 0
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +186,13 @@ def prune_two(tmp_path_factory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def worsening(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("hooks") / "worsening.py"
+    file.write_text(WORSENING)
+    return file
+
+
 def command(name: str) -> str:
     """Return the path of a console script of this environment."""
     return str(Path(sys.executable).with_name(name))
@@ -176,15 +229,35 @@ def yolov5_train(cwd: Path, data: Path, *more: Any, status: int | None = 0, env:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, shapes, recipe) -> Result:
-    """A finished run through every phase, by the command as a user types it; --epochs is left to the recipe."""
-    return yolov5_train(tmp_path_factory.mktemp("finished"), shapes, "--sparse-recipe", recipe, "--save-period", "1")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Result]], Result]:
+    """Make a run that many tests look at in one worker, whichever asks first; the others wait, and read it."""
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    root = tmp_path_factory.getbasetemp().parent if parallel else tmp_path_factory.getbasetemp()
+
+    def make(name: str, run: Callable[[Path], Result]) -> Result:
+        note, folder = root / f"{name}.json", root / name
+        with FileLock(f"{note}.lock"):
+            if not note.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                result = run(folder)
+                note.write_text(json.dumps([result.status, result.output, str(result.folder)]))
+            status, output, made = json.loads(note.read_text())
+        return Result(status, output, Path(made))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory, shapes) -> Result:
+def finished(once, shapes, recipe) -> Result:
+    """A finished run through every phase, by the command as a user types it; --epochs is left to the recipe."""
+    return once("finished", lambda cwd: yolov5_train(cwd, shapes, "--sparse-recipe", recipe, "--save-period", "1"))
+
+
+@pytest.fixture(scope="session")
+def plain(once, shapes) -> Result:
     """A run of two epochs without any sparse option (for which upstream needs help on torch >= 2.6)."""
-    return yolov5_train(tmp_path_factory.mktemp("plain"), shapes, "--epochs", 2, env=TRUST)
+    return once("plain", lambda cwd: yolov5_train(cwd, shapes, "--epochs", 2, env=TRUST))
 
 
 TRUST = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}

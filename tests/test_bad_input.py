@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE, yolov5_train
+import yolov5
+from conftest import RECIPE, TRUST, yolov5_train
 
 from yolov5_sparse_plugin.errors import CheckpointError, HostError, RecipeError
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
@@ -90,7 +92,6 @@ def test_unknown_recipe_argument():
 
 @pytest.fixture(scope="module")
 def model():
-    import yolov5
     from yolov5.models.yolo import Model
 
     return Model(str(Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"), ch=3, nc=3)
@@ -176,6 +177,25 @@ def test_a_host_that_has_moved_on_is_named_and_left_alone():
     ):
         PatchSet(namespace["train"], {"model": lambda m: m, "optimizer": lambda o: o}, "7.1.0")
     assert namespace == before
+
+
+def test_a_newer_yolov5_is_refused_by_name_and_trains_on_without_a_recipe(tmp_path, shapes, prune_two):
+    """A copy of the real package whose train() builds its optimizer by another name."""
+    host = tmp_path / "host" / "yolov5"
+    shutil.copytree(Path(yolov5.__file__).parent, host, ignore=shutil.ignore_patterns("__pycache__"))
+    script, package = host / "train.py", host / "__init__.py"
+    renamed = "from yolov5.utils.torch_utils import smart_optimizer as clever_optimizer"
+    text = script.read_text().replace("import yaml\n", f"import yaml\n{renamed}\n", 1)
+    script.write_text(text.replace("optimizer = smart_optimizer(", "optimizer = clever_optimizer("))
+    package.write_text(package.read_text().replace("7.0.14", "7.1.0"))
+    work = tmp_path / "work"
+    work.mkdir()
+    env = {"PYTHONPATH": str(host.parent), **TRUST}
+    message = refused(work, shapes, "--sparse-recipe", prune_two, env=env)
+    assert "This YOLOv5 (7.1.0) has no 'smart_optimizer' in train(); yolov5-sparse-plugin knows" in message
+    assert "Nothing was changed" in message
+    run = yolov5_train(work, shapes, "--epochs", 1, env=env)
+    assert (run.weights / "last.pt").exists()
 
 
 def test_a_seam_that_the_host_no_longer_calls_is_an_error():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import call, clean_environment, command, results, train_words, yolov5_train, zeros
+from conftest import call, clean_environment, command, results, yolov5_train, zeros
 
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.training import checkpoints
@@ -145,14 +145,36 @@ def test_detect_takes_a_quantized_checkpoint(finished, shapes, tmp_path, env):
     assert len(list((tmp_path / "detected").rglob("*.jpg"))) == 16
 
 
+# validates, detects with and fine-tunes each file given, in the host's own functions
+USE = """
+from pathlib import Path
+from yolov5 import detect, train, val
+common = dict(imgsz=64, device="cpu", exist_ok=True)
+for file in {files}:
+    name = Path(file).stem
+    print("FILE", name, flush=True)
+    val.run({data!r}, weights=file, workers=0, plots=False, project="validated", name=name, **common)
+    detect.run(weights=file, source={picture!r}, project="detected", name=name, **common)
+    train.run(data={data!r}, weights=file, epochs=1, batch_size=32, workers=0, noplots=True, noautoanchor=True,
+              project="trained", name=name, **common)
+"""
+
+
 @pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
-def test_train_fine_tunes_from_a_quantized_checkpoint(finished, shapes, tmp_path, env):
-    run = call(
-        [command("yolov5"), *train_words(shapes, "--epochs", 1, weights=finished.weights / "best.pt")], tmp_path, **env
-    )
-    assert "Transferred 34" in run.output
-    assert ("will become dense again" in run.output) == (not env)
-    assert (run.weights / "last.pt").exists()
+def test_every_checkpoint_validates_detects_and_fine_tunes(finished, shapes, tmp_path, env):
+    picture = next((shapes.parent / "images" / "val").iterdir())
+    files = [str(finished.weights / name) for name in FILES]
+    code = USE.format(files=files, data=str(shapes), picture=str(picture))
+    run = call([sys.executable, "-c", code], tmp_path, **env)
+    parts = run.output.split("FILE ")[1:]
+    assert [part.split()[0] for part in parts] == [Path(file).stem for file in files]
+    for file, part in zip(files, parts):
+        name = Path(file).stem
+        assert "all         16" in part, name
+        assert "Transferred 34" in part, name
+        assert ("will become dense again" in part) == (not env and name != "best_dense"), name
+        assert (tmp_path / "detected" / name / picture.name).is_file(), name
+        assert (tmp_path / "trained" / name / "weights" / "last.pt").is_file(), name
 
 
 def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
@@ -189,26 +211,31 @@ def test_resume_goes_on_where_the_run_was(tmp_path, shapes, recipe, finished):
 
 
 @pytest.mark.parametrize("patience", [1, 2])
-def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, patience):
+def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, worsening, patience):
     """Whatever the epoch at which it stops: the predecessor wrote `epoch: -1` as soon as stopping was possible."""
-    run = yolov5_train(
-        tmp_path,
-        shapes,
-        "--sparse-recipe",
-        recipe,
-        "--patience",
-        patience,
-        "--save-period",
-        1,
-        "--sparse-recipe-args",
-        "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2",
-    )
+    args = "num_epochs=8,pruning_end_epoch=1.5,quantization_start_epoch=2"
+    words = ["--sparse-recipe", recipe, "--sparse-recipe-args", args, "--sparse-hooks", worsening]
+    run = yolov5_train(tmp_path, shapes, *words, "--patience", patience, "--save-period", 1)
     files = sorted(run.weights.glob("*.pt"))
-    assert len(results(run)["epoch"]) < 8
+    assert len(results(run)["epoch"]) == 3 + patience  # the third is the first, and best, of the last phase
     for env in ({}, WITHOUT):
         assert len(load_all(files, tmp_path, **env)) == len(files)
     for file in run.weights.glob("epoch*.pt"):
         assert checkpoints.read(file)["epoch"] == int(file.stem[5:])
+
+
+def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path):
+    file = tmp_path / "last.pt"
+    checkpoints.save_atomically(torch.save, {"epoch": 1}, file)
+
+    def interrupted(ckpt, stream):
+        torch.save(ckpt, stream)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save_atomically(interrupted, {"epoch": 2}, file)
+    assert torch.load(file) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, yolov5_train
+from conftest import REPOSITORY, results, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs, manager
 from yolov5_sparse_plugin.errors import PluginError
@@ -44,32 +44,25 @@ def sparse_log(run):
     note("sparse_log", run=run); return {"spy/answer": 42.0}
 @hookimpl
 def sparse_pack(run, ckpt):
-    note("sparse_pack", run=run, ckpt=ckpt); ckpt.setdefault("sparse", {})["spy"] = "was here"
+    note("sparse_pack", run=run, ckpt=ckpt); ckpt["sparse"]["spy"] = "was here"
 @hookimpl
 def sparse_run_end(run, error): note("sparse_run_end", run=run, error=error)
 """
 
 
 @pytest.fixture(scope="module")
-def spied(tmp_path_factory, shapes, recipe):
-    folder = tmp_path_factory.mktemp("spied")
-    (folder / "spy.py").write_text(SPY)
-    args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
-    run = yolov5_train(
-        folder,
-        shapes,
-        "--sparse-recipe",
-        recipe,
-        "--sparse-recipe-args",
-        args,
-        "--sparse-hooks",
-        "spy.py",
-        batch=16,
-        env={"YOLOV5_SPARSE_TRACE": "1"},
-    )
-    import json
+def spied(once, shapes, recipe):
+    """A traced run of three epochs of two batches, with every hook that fired."""
 
-    return run, [json.loads(line) for line in (folder / "fired.jsonl").read_text().splitlines()]
+    def run(folder):
+        (folder / "spy.py").write_text(SPY)
+        args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
+        words = ["--sparse-recipe", recipe, "--sparse-recipe-args", args, "--sparse-hooks", "spy.py"]
+        return yolov5_train(folder, shapes, *words, batch=16, env={"YOLOV5_SPARSE_TRACE": "1"})
+
+    done = once("spied", run)
+    lines = (done.folder.parent.parent / "fired.jsonl").read_text().splitlines()
+    return done, [json.loads(line) for line in lines]
 
 
 def test_every_hook_fires_with_its_exact_arguments(spied):
@@ -95,10 +88,10 @@ def test_hooks_fire_in_the_order_of_the_contract(spied):
     assert names[-1] == "sparse_run_end" and fired[-1][1]["error"] == "NoneType"
 
 
-def test_drop_in_hooks_log_and_pack(spied):
+def test_what_a_drop_in_logs_stands_beside_the_plugins_own_figures(spied):
     run, _ = spied
-    header = (run.folder / "results.csv").read_text().splitlines()[0]
-    assert "spy/answer" in header and "sparse/sparsity" in header
+    assert results(run)["spy/answer"] == [42.0, 42.0, 42.0]
+    assert results(run)["sparse/phase"] == [0, 1, 3]
 
 
 def test_trace_shows_the_hooks_as_they_fire(spied):
@@ -190,7 +183,7 @@ def test_hooks_are_thin_and_sparseml_is_imported_in_the_engine_only():
                 assert not re.search(r"^\s*(import|from) sparseml", path.read_text(), re.M), path
 
 
-def test_packed_values_survive_the_spy(spied):
+def test_what_a_drop_in_packs_is_in_the_finished_checkpoint(spied):
     run, _ = spied
-    part = checkpoints.read(Path(run.weights) / "best_pruned.pt")["sparse"]
-    assert part["phase"] == "pruned"
+    for name in ("best_pruned.pt", "best.pt", "last.pt"):
+        assert checkpoints.read(run.weights / name)["sparse"]["spy"] == "was here"

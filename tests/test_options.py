@@ -55,6 +55,12 @@ def test_recipe_args_in_every_spelling(value, expected, tmp_path):
         ({"sparse_recipe": "r", "sparse_recipe_args": 12}, r"--sparse-recipe-args: expected .* got 12 \(int\)"),
         ({"sparse_recipe": "r", "recipe_args": "epochs"}, r"--recipe-args: expected 'name=value,name=value'"),
         ({"sparse_recipe": "r", "recipe_args": "{x"}, r"--recipe-args: '\{x' is not valid JSON"),
+        ({"sparse_recipe": "r", "recipe_args": ["a=1"]}, r"--recipe-args: expected .* got \['a=1'\] \(list\)"),
+        ({"sparse_recipe": "r", "recipe_args": {1: 2}}, r"--recipe-args: expected .* got \{1: 2\} \(dict\)"),
+        ({"sparse_hooks": 3}, r"--sparse-hooks: expected one or more paths, got 3"),
+        ({"sparse_hooks": [3]}, r"--sparse-hooks: needs a value, a path or a name; got 3"),
+        ({"sparse_hook": "h.py"}, r"--sparse-hook: no such option\. Did you mean '--sparse-hooks'"),
+        ({"sparse_args": "a=1"}, r"--sparse-args: no such option\. Did you mean '--sparse-recipe-args'"),
         ({"sparse_recipe_args": "a=1"}, r"no recipe\. Add --sparse-recipe"),
     ],
 )

@@ -57,18 +57,30 @@ def test_sparseml_writes_its_log_into_the_run_and_nothing_beside_it(finished):
     assert sorted(path.name for path in finished.folder.parent.parent.iterdir()) == ["runs"]
 
 
-def test_no_analytics_and_no_version_check_while_training(tmp_path, shapes, prune_two):
-    """Any connection fails the run: the socket module refuses them."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import socket\n"
-        "def refuse(self, address):\n"
-        "    open('connections', 'a').write(f'{address}\\n'); raise OSError('no network in this test')\n"
-        "socket.socket.connect = refuse\n"
-    )
-    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, env={"PYTHONPATH": str(tmp_path)})
-    made = (tmp_path / "connections").read_text() if (tmp_path / "connections").exists() else ""
+@pytest.fixture(scope="module")
+def watched(once, shapes, prune_two):
+    """A run whose recipe stands in the environment only, in which the socket module notes and refuses connections."""
+
+    def run(folder):
+        (folder / "sitecustomize.py").write_text(
+            "import socket\n"
+            "open('connections', 'a').close()\n"
+            "def refuse(self, address):\n"
+            "    open('connections', 'a').write(f'{address}\\n'); raise OSError('no network in this test')\n"
+            "socket.socket.connect = refuse\n"
+        )
+        return yolov5_train(folder, shapes, env={"PYTHONPATH": str(folder), "YOLOV5_SPARSE_RECIPE": str(prune_two)})
+
+    return once("watched", run)
+
+
+def test_no_analytics_and_no_version_check_while_training(watched):
+    made = (watched.folder.parent.parent / "connections").read_text()
     assert "google" not in made and "neuralmagic" not in made, made
-    assert run.status == 0
+
+
+def test_environment_alone_makes_a_run_sparse(watched):
+    assert checkpoints.read(watched.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
 
 
 @pytest.mark.parametrize("batch", [4, 16, 64])
@@ -173,13 +185,12 @@ def test_python_call_and_options_are_plain_values(recorded):
     assert yaml.safe_load((run.folder / "opt.yaml").read_text())["sparse_recipe"].startswith("modifiers:")
 
 
-def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe):
-    """Patience 1 would end a run that learns nothing after two epochs; quantization starts after three."""
-    run = yolov5_train(
-        tmp_path, shapes, "--sparse-recipe", recipe, "--patience", 1, "--sparse-recipe-args", "num_epochs=9"
-    )
-    assert results(run)["sparse/phase"][-1] == 3
-    assert len(results(run)["epoch"]) < 9, "it never stopped"
+def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe, worsening):
+    """Patience 1 would end a run that gets worse after its second epoch; quantization starts after the third."""
+    words = ["--sparse-recipe", recipe, "--sparse-hooks", worsening, "--patience", 1]
+    run = yolov5_train(tmp_path, shapes, *words, "--sparse-recipe-args", "num_epochs=9")
+    assert results(run)["epoch"] == [0, 1, 2, 3, 4]
+    assert results(run)["sparse/phase"] == [0, 1, 1, 3, 3]
     ckpt = checkpoints.read(run.weights / "best.pt")
     assert ckpt["sparse"]["phase"] == "pruned_quantized"
 
@@ -191,29 +202,32 @@ def test_recipe_arguments_change_the_run(tmp_path, shapes, recipe):
     assert results(run)["sparse/sparsity"][-1] == pytest.approx(0.3, abs=1e-3)
 
 
-def test_config_file_alone_makes_a_run_sparse(tmp_path, shapes, prune_two):
-    (tmp_path / "yolov5-sparse.yaml").write_text(f"recipe: {prune_two}\n")
-    run = yolov5_train(tmp_path, shapes)
-    assert checkpoints.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+@pytest.fixture(scope="module")
+def logged(once, shapes, prune_two):
+    """A run whose recipe stands in yolov5-sparse.yaml only, with TensorBoard and, offline, Weights & Biases."""
+
+    def run(folder):
+        (folder / "yolov5-sparse.yaml").write_text(f"recipe: {prune_two}\n")
+        # offline, wandb.login() answers False and upstream leaves it alone: stand in for the server that says yes
+        (folder / "sitecustomize.py").write_text("import wandb\nwandb.login = lambda *args, **kwargs: True\n")
+        env = {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "PYTHONPATH": str(folder)}
+        return yolov5_train(folder, shapes, env=env)
+
+    return once("logged", run)
 
 
-def test_environment_alone_makes_a_run_sparse(tmp_path, shapes, prune_two):
-    run = yolov5_train(tmp_path, shapes, env={"YOLOV5_SPARSE_RECIPE": str(prune_two)})
-    assert checkpoints.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+def test_config_file_alone_makes_a_run_sparse(logged):
+    assert checkpoints.read(logged.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
 
 
-def test_tensorboard_and_wandb_get_sparsity_and_phase(tmp_path, shapes, prune_two):
+def test_tensorboard_and_wandb_get_sparsity_and_phase(logged):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
-    # offline, wandb.login() answers False and upstream leaves it alone: stand in for the server that says yes
-    (tmp_path / "sitecustomize.py").write_text("import wandb\nwandb.login = lambda *args, **kwargs: True\n")
-    env = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "PYTHONPATH": str(tmp_path)}
-    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, env=env)
-    events = EventAccumulator(str(run.folder))
+    events = EventAccumulator(str(logged.folder))
     events.Reload()
     assert events.Scalars("sparse/sparsity")[-1].value == pytest.approx(0.7, abs=1e-4)
     assert events.Scalars("sparse/phase")[-1].value == 1
-    logs = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert logs, run.output[-3000:]
+    logs = list(logged.folder.parent.parent.glob("wandb/offline-run-*/*.wandb"))
+    assert logs, logged.output[-3000:]
     assert b"sparse/sparsity" in logs[0].read_bytes()
