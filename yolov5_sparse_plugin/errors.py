@@ -32,6 +32,10 @@ class ExportError(SparsePluginError):
     """A model cannot be exported as asked; no file was written."""
 
 
+class BenchError(SparsePluginError):
+    """A model or an engine that was named cannot be benchmarked; nothing was measured."""
+
+
 class PluginError(SparsePluginError):
     """A hook, built in or a third party's, is invalid or failed."""
 

@@ -1,0 +1,249 @@
+"""Latency of ONNX models in the CPU engines that people deploy with, measured so that the ratios can be trusted.
+
+An engine's models are timed in turn, one inference each, round by round, so that whatever else the machine does hits
+all of them alike. Engines come one after another: their thread pools would disturb each other. Each model runs in a
+process of its own: an engine that aborts on a graph costs one row, not the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from yolov5_sparse_plugin import cpu, onnx_input
+from yolov5_sparse_plugin.bench_child import telling_line
+from yolov5_sparse_plugin.errors import BenchError, nearest
+from yolov5_sparse_plugin.runtimes import ENGINES, Engine
+
+__all__ = ["ENGINES", "Engine", "Row", "measure"]
+
+
+@dataclass
+class Row:
+    """One model in one engine.
+
+    Attributes:
+        engine: key of `ENGINES`.
+        model: the path as it was given.
+        milliseconds: median time of one inference, that is of one batch; None if there is an error.
+        images_per_second: batch size over that time.
+        ratio: `milliseconds` over those of the first model in the same engine (below 1: faster); None if either failed.
+        error: the engine's own words if it cannot run this model.
+        remark: what should be known to read the figure, for instance that a fallback ran.
+    """
+
+    engine: str
+    model: Path
+    milliseconds: float | None = None
+    images_per_second: float | None = None
+    ratio: float | None = None
+    error: str | None = None
+    remark: str | None = None
+
+
+class Child:
+    """A process that runs one model in one engine, see `bench_child`.
+
+    Attributes:
+        seconds: the timed inferences.
+        failed: why it no longer answers, in the engine's words; None while it does.
+        remark: what the engine says of the loaded model.
+    """
+
+    def __init__(self, engine: str, model: Path, batch: int, img: int | None, threads: int):
+        job = {"engine": engine, "model": str(model), "batch": batch, "img": img, "threads": threads}
+        self.seconds: list[float] = []
+        self.failed: str | None = None
+        self.remark: str | None = None
+        # what the engine writes and, killed or crashed, cannot remove
+        self.folder = tempfile.TemporaryDirectory(prefix="yolov5-sparse-bench-")
+        self.log = (Path(self.folder.name) / "log").open("w+", errors="replace")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "yolov5_sparse_plugin.bench_child", json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env={**os.environ, "TMPDIR": self.folder.name},
+            text=True,
+            bufsize=1,
+        )
+
+    def load(self) -> None:
+        """Wait until the model is loaded, or has failed to."""
+        self.remark = self._answer().get("remark")
+
+    def time(self) -> float | None:
+        """Run one inference and return its seconds; None if it failed."""
+        try:
+            self.process.stdin.write("\n")
+        except BrokenPipeError:
+            self.failed = self._last_words()
+            return None
+        return self._answer().get("seconds")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+        self.folder.cleanup()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        answer = json.loads(line) if line else {"error": self._last_words()}
+        self.failed = answer.get("error")
+        return answer
+
+    def _last_words(self) -> str:
+        """Return how the process ended and what it had to say of it."""
+        status = self.process.wait()
+        self.log.seek(0)
+        lines = self.log.read().splitlines()
+        blame = [line for line in lines if any(word in line.lower() for word in ("assert", "error", "what():"))]
+        last = (blame or lines[-1:] or ["it left no message"])[0]
+        return f"the engine ended its process (status {status}): {telling_line(last)}"
+
+
+def measure(
+    models: Sequence[Path],
+    engines: Sequence[str],
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    img: int | None = None,
+    rounds: int = 20,
+    warmup: int = 3,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> list[Row]:
+    """Time `models` in `engines` on this CPU.
+
+    Args:
+        models: ONNX files; the first is what the others are compared with.
+        engines: keys of `ENGINES`.
+        batch: images in one inference.
+        threads: of each engine; None: as many as physical cores are available to this process.
+        img: pixels a side; None: the model's own, 640 for a dynamic one.
+        rounds: timed inferences of each model.
+        warmup: inferences of each model before them.
+        progress: called with the steps done, the steps in all, and what comes next.
+
+    Returns:
+        A row for each engine and model, in the order given, engine by engine.
+
+    Raises:
+        BenchError: a model, engine or number cannot be used as asked; nothing was measured.
+    """
+    models = [Path(model) for model in models]
+    check(models, engines, batch=batch, threads=threads, img=img, rounds=rounds, warmup=warmup)
+    threads = threads or cpu.detect().cores
+    steps = _Steps(len(engines) * len(models) * (1 + warmup + rounds), progress)
+    rows = []
+    for engine in engines:
+        rows += _measure_engine(engine, models, batch, threads, img, rounds, warmup, steps)
+    return rows
+
+
+def check(
+    models: Sequence[Path],
+    engines: Sequence[str],
+    *,
+    batch: int,
+    threads: int | None,
+    img: int | None,
+    rounds: int,
+    warmup: int,
+) -> None:
+    """Refuse what cannot be measured, before anything is; see `measure`."""
+    for name, value, least in (("batch", batch, 1), ("threads", threads, 1), ("img", img, 32), ("rounds", rounds, 1)):
+        if value is not None and value < least:
+            raise BenchError(f"bench --{name} {value}: needs a whole number of at least {least}.")
+    if warmup < 0:
+        raise BenchError(f"bench: warmup={warmup} makes no sense. Give 0 or more.")
+    allowed = len(cpu.available())
+    if threads and threads > allowed:
+        raise BenchError(
+            f"bench --threads {threads}: this process may run on {allowed} CPU(s). Ask for no more than that."
+        )
+    if not models:
+        raise BenchError("bench: no model was given. Give the paths of exported .onnx models.")
+    if not engines:
+        raise BenchError(
+            "bench: there is no engine to measure. Bring one: " + _choices(e.pip for e in ENGINES.values())
+        )
+    for engine in engines:
+        if engine not in ENGINES:
+            raise BenchError(f"bench --engine {engine}: there is no such engine. {nearest(engine, ENGINES)}")
+        if not ENGINES[engine].installed():
+            raise BenchError(
+                f"bench --engine {engine}: {ENGINES[engine].title} is not installed here. "
+                f"Bring it with: {ENGINES[engine].pip}"
+            )
+    for model in models:
+        onnx_input.read(model).resolve(batch, img)
+
+
+def _choices(commands: Iterable[str]) -> str:
+    return " or ".join(f"'{command}'" for command in commands)
+
+
+class _Steps:
+    """Counts the steps of a run and reports each."""
+
+    def __init__(self, total: int, report: Callable[[int, int, str], None] | None):
+        self.done, self.total, self.report = 0, total, report
+
+    def next(self, what: str, count: int = 0) -> None:
+        self.done += count
+        if self.report:
+            self.report(self.done, self.total, what)
+
+
+def _measure_engine(
+    engine: str,
+    models: Sequence[Path],
+    batch: int,
+    threads: int,
+    img: int | None,
+    rounds: int,
+    warmup: int,
+    steps: _Steps,
+) -> list[Row]:
+    with ExitStack() as stack:
+        children = []
+        for model in models:
+            steps.next(f"{engine}: loading {model.name}")
+            children.append(Child(engine, model, batch, img, threads))
+            stack.callback(children[-1].close)
+            children[-1].load()
+            steps.next(f"{engine}: loading {model.name}", 1)
+        for number in range(warmup + rounds):
+            # back and forth, so that nobody always follows the same neighbour
+            for child in children if number % 2 == 0 else children[::-1]:
+                seconds = None if child.failed else child.time()
+                if seconds is not None and number >= warmup:
+                    child.seconds.append(seconds)
+                steps.next(f"{engine}: {'warming up' if number < warmup else f'round {number - warmup + 1}'}", 1)
+        return _rows(engine, models, children, batch)
+
+
+def _rows(engine: str, models: Sequence[Path], children: Sequence[Child], batch: int) -> list[Row]:
+    rows = []
+    for model, child in zip(models, children):
+        row = Row(engine, model, error=child.failed, remark=child.remark)
+        if not child.failed:
+            row.milliseconds = statistics.median(child.seconds) * 1e3
+            row.images_per_second = batch / row.milliseconds * 1e3
+        rows.append(row)
+    first = rows[0].milliseconds
+    for row in rows:
+        if first and row.milliseconds:
+            row.ratio = row.milliseconds / first
+    return rows

@@ -1,0 +1,55 @@
+"""The process that runs one model in one engine for `bench`: loads it, then times an inference for each line it reads.
+
+Started as `python -m yolov5_sparse_plugin.bench_child JSON`; answers each time with one line of JSON. Engines abort the
+process on graphs that they do not like, and print what they like: here neither reaches the user's command.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+# what engines say before they come to the point
+CHATTER = re.compile(
+    r"Exception from |Check '.*' failed at |FrontEnd API failed|Model wasn't fully converted|.* with a message:$|"
+    r"While validating |Summary:|WARNING"
+)
+
+
+def telling_line(text: str) -> str:
+    """Return the first line of an engine's error text that says something."""
+    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip(" -\t")]
+    return next((line for line in lines if not CHATTER.match(line)), lines[0] if lines else "")
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**values: object) -> None:
+        answers.write(json.dumps(values) + "\n")
+
+    try:
+        from yolov5_sparse_plugin.runtimes import ENGINES
+
+        job = json.loads(sys.argv[1])
+        inference = ENGINES[job["engine"]].load(Path(job["model"]), job["batch"], job["img"], job["threads"])
+        answer(remark=inference.remark)
+        gc.disable()
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            inference()
+            answer(seconds=time.perf_counter() - start)
+    except Exception as error:  # of an engine's own kind; it becomes a row of the table
+        answer(error=telling_line(str(error)) or type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()
