@@ -1,4 +1,4 @@
-"""The command `yolov5-sparse`: demo, status, recipes. Training and validation stay with `yolov5`."""
+"""The command `yolov5-sparse`: demo, bench, status, recipes. Training and validation stay with `yolov5`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,32 @@ from yolov5_sparse_plugin.errors import SparsePluginError
 EPILOG = """\
 examples:
   yolov5-sparse demo                      prune and quantize a small model, in under four minutes, offline
+  yolov5-sparse bench a.onnx b.onnx       how fast these models are in the engines on this CPU
   yolov5-sparse recipes                   the shipped recipes and their variables
   yolov5-sparse status                    what is attached to which YOLOv5, and why
 
 To train:
   yolov5 train --data data.yaml --weights yolov5s.pt --sparse-recipe finetune_pruned_quantized
+"""
+
+BENCH = """\
+Time ONNX models in the CPU engines that people deploy with: ONNX Runtime, OpenVINO, DeepSparse.
+
+The models of an engine are timed in turn, round by round, so that noise hits them alike: trust the ratio to the
+first model more than the milliseconds. Name the dense model first.
+"""
+BENCH_EPILOG = """\
+examples:
+  yolov5-sparse bench dense.onnx pruned_quantized.onnx
+                            in every engine that is installed, one image at a time, a thread for each core
+  yolov5-sparse bench best.onnx --engine openvino --threads 1
+  yolov5-sparse bench dynamic.onnx --batch 16 --img 320
+                            other shapes than a model's own need one that was exported with --dynamic
+  yolov5-sparse bench best.onnx --json - | jq '.rows[].milliseconds'
+                            the table goes to stderr then
+
+An engine that cannot run a model says why below the table; the exit status is 1 only if nothing could be measured.
+Engines: pip install onnxruntime; pip install openvino; pip install deepsparse==1.8.0
 """
 
 
@@ -32,10 +53,82 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     demo = commands.add_parser("demo", help="show the main job on a small generated data set (under four minutes)")
     demo.add_argument("--dir", type=Path, default=Path("demo"), help="where to work; default: ./demo")
+    _add_bench(commands)
     commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", help="print this recipe, to start your own from it")
     return parser
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    bench = commands.add_parser(
+        "bench",
+        help="measure how fast ONNX models are in ONNX Runtime, OpenVINO and DeepSparse on this CPU",
+        description=BENCH,
+        epilog=BENCH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="exported .onnx file")
+    bench.add_argument(
+        "--engine", metavar="NAME[,NAME]", help="onnxruntime, openvino, deepsparse; default: all that are installed"
+    )
+    bench.add_argument("--batch", type=int, default=1, metavar="N", help="images in one inference; default: 1")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: the physical cores that are available")
+    bench.add_argument("--img", type=int, metavar="N", help="pixels a side; default: the model's own, 640 if dynamic")
+    bench.add_argument(
+        "--rounds", type=int, default=20, metavar="N", help="timed inferences of each model; default: 20"
+    )
+    bench.add_argument("--json", metavar="FILE", help="write figures, versions and settings to this file; -: to stdout")
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from yolov5_sparse_plugin import bench_report, cpu
+    from yolov5_sparse_plugin.bench import ENGINES, measure
+    from yolov5_sparse_plugin.errors import BenchError
+
+    file = None if arguments.json in (None, "-") else Path(arguments.json)
+    if file and (file.is_dir() or not file.parent.is_dir()):
+        found = "this is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+        raise BenchError(f"bench --json {file}: {found}. Give the path of a file to write, or - for stdout.")
+    if arguments.engine is None:
+        engines = [key for key, engine in ENGINES.items() if engine.installed()]
+    else:
+        engines = list(dict.fromkeys(word.strip() for word in arguments.engine.split(",") if word.strip()))
+    threads = arguments.threads if arguments.threads is not None else cpu.detect().cores
+    asked = {"batch": arguments.batch, "threads": threads, "img": arguments.img, "rounds": arguments.rounds}
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("starting", total=None)
+        rows = measure(
+            arguments.models,
+            engines,
+            **asked,
+            progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
+        )
+    console = Console(stderr=arguments.json == "-")
+    bench_report.print_table(rows, console, **asked)
+    for key, engine in ENGINES.items():
+        if key not in engines and not engine.installed():
+            console.print(f"{engine.title} is not installed here: {engine.pip}", highlight=False)
+    if arguments.json:
+        text = json.dumps(bench_report.as_json(rows, **asked), indent=2) + "\n"
+        if file is None:
+            print(text, end="")
+        else:
+            file.write_text(text)
+    return 0 if any(row.milliseconds for row in rows) else 1
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -65,8 +158,9 @@ def recipes(arguments: argparse.Namespace) -> int:
 def status(arguments: argparse.Namespace) -> int:
     from importlib import metadata
 
-    from yolov5_sparse_plugin import manager, options, startup
+    from yolov5_sparse_plugin import cpu, manager, options, startup
     from yolov5_sparse_plugin.hosts import pip_package
+    from yolov5_sparse_plugin.runtimes import ENGINES
 
     def version(name: str) -> str:
         try:
@@ -77,6 +171,12 @@ def status(arguments: argparse.Namespace) -> int:
     print(f"yolov5-sparse-plugin {__version__} on Python {sys.version.split()[0]}")
     for name in ("yolov5", "ultralytics", "torch", "sparseml", "sparsezoo", "onnx", "pluggy"):
         print(f"  {name:12} {version(name)}")
+    features = cpu.detect()
+    print(f"CPU: {features}")
+    for engine in ENGINES.values():
+        state = engine.version() or "unknown version" if engine.installed() else f"not installed: {engine.pip}"
+        print(f"  {engine.title:12} {state}")
+    print(f"  {cpu.advice(features)}")
     off = os.environ.get("YOLOV5_SPARSE_AUTOLOAD") == "0"
     if startup.installed():
         print("autoload: on (yolov5_sparse_plugin.pth; YOLOV5_SPARSE_AUTOLOAD=0 switches it off)")
@@ -108,7 +208,7 @@ def main() -> int:
     """Run the command; return its exit status. Errors that a user can cause are one sentence on stderr."""
     arguments = build_parser().parse_args()
     try:
-        return {"demo": demo, "status": status, "recipes": recipes}[arguments.command](arguments)
+        return {"demo": demo, "bench": bench, "status": status, "recipes": recipes}[arguments.command](arguments)
     except SparsePluginError as error:
         print(f"yolov5-sparse: error: {error}", file=sys.stderr)
         return error.exit_status
