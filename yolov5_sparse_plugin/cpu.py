@@ -88,7 +88,7 @@ def advice(features: Features) -> str:
     if features.eight_bit:
         return (
             f"This CPU computes in 8 bits ({', '.join(features.eight_bit)}): deploy the pruned-quantized model, "
-            "exported for the target onnxruntime or openvino. 'yolov5-sparse bench' measures what it gains here."
+            "exported with --sparse-target onnxruntime or openvino. 'yolov5-sparse bench' measures what it gains here."
         )
     if features.has("avx2"):
         return (
