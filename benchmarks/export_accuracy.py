@@ -61,7 +61,9 @@ def main() -> None:
         size = str(arguments.img)
         # a dense checkpoint of a git checkout is read by upstream alone
         torch = figures(run([sys.executable, "-c", SQUARE, str(weights), data, size, str(folder / "val")]))
-        print(f"{'torch' if not arguments.one_shot else 'dense torch':14} mAP50 {torch[0]:.3f}  mAP50-95 {torch[1]:.3f}")
+        print(
+            f"{'torch' if not arguments.one_shot else 'dense torch':14} mAP50 {torch[0]:.3f}  mAP50-95 {torch[1]:.3f}"
+        )
         yolov5 = str(Path(sys.executable).with_name("yolov5"))
         for target in arguments.targets:
             copy = folder / target / "model.pt"
@@ -70,7 +72,17 @@ def main() -> None:
             words = ["export", "--weights", str(copy), "--include", "onnx", "--imgsz", size, "--sparse-target", target]
             words += ["--sparse-one-shot", arguments.one_shot, "--data", data] if arguments.one_shot else []
             run([yolov5, *words])
-            words = ["val", "--weights", str(copy.with_suffix(".onnx")), "--data", data, "--img", size, "--batch-size", "1"]
+            words = [
+                "val",
+                "--weights",
+                str(copy.with_suffix(".onnx")),
+                "--data",
+                data,
+                "--img",
+                size,
+                "--batch-size",
+                "1",
+            ]
             words += ["--device", "cpu", "--workers", "0", "--project", str(folder / "val")]
             found = figures(run([yolov5, *words], YOLOV5_SPARSE_AUTOLOAD="0"))
             print(

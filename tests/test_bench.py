@@ -16,8 +16,9 @@ import pytest
 from conftest import call, clean_environment, command
 from onnx import TensorProto, helper, numpy_helper
 
-from yolov5_sparse_plugin import bench_child, bench_report, cpu
-from yolov5_sparse_plugin.bench import ENGINES, measure
+from yolov5_sparse_plugin import cpu
+from yolov5_sparse_plugin.bench import child, table
+from yolov5_sparse_plugin.bench.measure import ENGINES, measure
 from yolov5_sparse_plugin.errors import BenchError
 
 HERE = [name for name, engine in ENGINES.items() if engine.installed()]
@@ -260,22 +261,22 @@ def test_the_telling_line_of_an_engines_error():
         "FrontEnd API failed with OpConversionFailure:\nModel wasn't fully converted.\n"
         "Summary:\n-- No conversion rule found for: Magic-13\n"
     )
-    assert bench_child.telling_line(openvino) == "No conversion rule found for: Magic-13"
+    assert child.telling_line(openvino) == "No conversion rule found for: Magic-13"
     detailed = (
         "-- Conv-13 with a message:\nWhile validating node 'Conv_4':\nData batch channel count (4) does not match.\n"
     )
-    assert bench_child.telling_line(openvino.partition("Summary")[0] + detailed) == (
+    assert child.telling_line(openvino.partition("Summary")[0] + detailed) == (
         "Data batch channel count (4) does not match."
     )
-    assert bench_child.telling_line("NM: error: bad node\nmore") == "NM: error: bad node"
-    assert bench_child.telling_line("Summary:\n") == "Summary:"
-    assert bench_child.telling_line("") == ""
+    assert child.telling_line("NM: error: bad node\nmore") == "NM: error: bad node"
+    assert child.telling_line("Summary:\n") == "Summary:"
+    assert child.telling_line("") == ""
 
 
 def test_models_are_told_apart_by_the_end_of_their_paths(tmp_path):
     one, two = tmp_path / "exp" / "weights" / "best.onnx", tmp_path / "exp2" / "weights" / "best.onnx"
-    assert bench_report.labels([one, one]) == {one: "best.onnx"}
-    assert list(bench_report.labels([one, two]).values()) == ["exp/weights/best.onnx", "exp2/weights/best.onnx"]
+    assert table.labels([one, one]) == {one: "best.onnx"}
+    assert list(table.labels([one, two]).values()) == ["exp/weights/best.onnx", "exp2/weights/best.onnx"]
 
 
 def cpuinfo(name, flags, cores, threads_per_core=1):

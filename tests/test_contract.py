@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import shutil
 
 import pytest
-from conftest import REPOSITORY, results, yolov5_train
+from conftest import REPOSITORY, call, command, results, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs, manager
 from yolov5_sparse_plugin.errors import PluginError
@@ -47,21 +48,32 @@ def sparse_pack(run, ckpt):
     note("sparse_pack", run=run, ckpt=ckpt); ckpt["sparse"]["spy"] = "was here"
 @hookimpl
 def sparse_run_end(run, error): note("sparse_run_end", run=run, error=error)
+@hookimpl
+def sparse_export_start(export): note("sparse_export_start", export=export)
+@hookimpl
+def sparse_export_graph(export, model): note("sparse_export_graph", export=export, model=model)
+@hookimpl
+def sparse_export_done(export, file): note("sparse_export_done", export=export, file=file)
 """
 
 
 @pytest.fixture(scope="module")
 def spied(once, shapes, recipe):
-    """A traced run of three epochs of two batches, with every hook that fired."""
+    """A traced run of three epochs of two batches and the export of its best model, with every hook that fired."""
 
     def run(folder):
         (folder / "spy.py").write_text(SPY)
         args = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
         words = ["--sparse-recipe", recipe, "--sparse-recipe-args", args, "--sparse-hooks", "spy.py"]
-        return yolov5_train(folder, shapes, *words, batch=16, env={"YOLOV5_SPARSE_TRACE": "1"})
+        done = yolov5_train(folder, shapes, *words, batch=16, env={"YOLOV5_SPARSE_TRACE": "1"})
+        (folder / "export").mkdir()
+        words = ["export", "--weights", done.weights / "best.pt", "--imgsz", 64, "--sparse-hooks", folder / "spy.py"]
+        call([command("yolov5"), *words], folder / "export")
+        return done
 
     done = once("spied", run)
-    lines = (done.folder.parent.parent / "fired.jsonl").read_text().splitlines()
+    folder = done.folder.parent.parent
+    lines = [line for file in ("", "export") for line in (folder / file / "fired.jsonl").read_text().splitlines()]
     return done, [json.loads(line) for line in lines]
 
 
@@ -85,7 +97,9 @@ def test_hooks_fire_in_the_order_of_the_contract(spied):
     assert [given["epoch"] for name, given in fired if name == "sparse_epoch_end"] == [1, 2, 3]
     changes = [(g["before"], g["after"]) for n, g in fired if n == "sparse_phase_changed"]
     assert changes == [("dense", "pruned"), ("pruned", "pruned_quantized")]
-    assert names[-1] == "sparse_run_end" and fired[-1][1]["error"] == "NoneType"
+    end = names.index("sparse_run_end")
+    assert fired[end][1]["error"] == "NoneType"
+    assert names[end + 1 :] == ["sparse_resolve", "sparse_export_start", "sparse_export_graph", "sparse_export_done"]
 
 
 def test_what_a_drop_in_logs_stands_beside_the_plugins_own_figures(spied):
@@ -145,6 +159,14 @@ def test_without_any_one_hook_the_host_still_trains(tmp_path, shapes, recipe, na
     assert (run.weights / "last.pt").exists()
     if name == "sparse_training":
         assert "the recipe will not be executed" in run.output
+
+
+def test_without_the_fixer_an_export_still_exports(spied, tmp_path):
+    run, _ = spied
+    shutil.copyfile(run.weights / "best.pt", tmp_path / "best.pt")
+    words = ["export", "--weights", "best.pt", "--imgsz", 64]
+    call([command("yolov5"), *words], tmp_path, YOLOV5_SPARSE_DISABLE="onnx_fixer")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.pt"]
 
 
 def test_entry_points_are_registered(tmp_path, monkeypatch):

@@ -87,8 +87,9 @@ def bench(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from yolov5_sparse_plugin import bench_report, cpu
-    from yolov5_sparse_plugin.bench import ENGINES, measure
+    from yolov5_sparse_plugin import cpu
+    from yolov5_sparse_plugin.bench import table
+    from yolov5_sparse_plugin.bench.measure import ENGINES, measure
     from yolov5_sparse_plugin.errors import BenchError
 
     file = None if arguments.json in (None, "-") else Path(arguments.json)
@@ -118,12 +119,12 @@ def bench(arguments: argparse.Namespace) -> int:
             progress=lambda done, total, what: bar.update(task, completed=done, total=total, description=what),
         )
     console = Console(stderr=arguments.json == "-")
-    bench_report.print_table(rows, console, **asked)
+    table.print_table(rows, console, **asked)
     for key, engine in ENGINES.items():
         if key not in engines and not engine.installed():
             console.print(f"{engine.title} is not installed here: {engine.pip}", highlight=False)
     if arguments.json:
-        text = json.dumps(bench_report.as_json(rows, **asked), indent=2) + "\n"
+        text = json.dumps(table.as_json(rows, **asked), indent=2) + "\n"
         if file is None:
             print(text, end="")
         else:
@@ -159,8 +160,8 @@ def status(arguments: argparse.Namespace) -> int:
     from importlib import metadata
 
     from yolov5_sparse_plugin import cpu, manager, options, startup
+    from yolov5_sparse_plugin.bench.engines import ENGINES
     from yolov5_sparse_plugin.hosts import pip_package
-    from yolov5_sparse_plugin.runtimes import ENGINES
 
     def version(name: str) -> str:
         try:

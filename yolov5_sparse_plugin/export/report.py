@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from yolov5_sparse_plugin import __version__, bench
+from yolov5_sparse_plugin import __version__
+from yolov5_sparse_plugin.bench.measure import ENGINES, measure
 from yolov5_sparse_plugin.export import verify
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ def write(export: ExportRun, file: Path) -> None:
 
 
 def latency(file: Path) -> list[dict[str, Any]]:
-    """Return one dict for every engine that is installed, as from `bench.measure`."""
-    engines = [name for name, engine in bench.ENGINES.items() if engine.installed()]
-    rows = bench.measure([file], engines, rounds=ROUNDS, warmup=WARMUP)
+    """Return one dict for every engine that is installed, as from `measure`."""
+    engines = [name for name, engine in ENGINES.items() if engine.installed()]
+    rows = measure([file], engines, rounds=ROUNDS, warmup=WARMUP)
     return [
         {
             "engine": row.engine,
-            "version": bench.ENGINES[row.engine].version(),
+            "version": ENGINES[row.engine].version(),
             "milliseconds": row.milliseconds,
             "images_per_second": row.images_per_second,
             "error": row.error,
@@ -173,7 +174,7 @@ def page(content: dict[str, Any], layers: list[Layer], figure: Figure) -> str:
         ]
         for row in content["latency"]
     ]
-    missing = [f"{name} (<code>{e.pip}</code>)" for name, e in bench.ENGINES.items() if not e.installed()]
+    missing = [f"{name} (<code>{e.pip}</code>)" for name, e in ENGINES.items() if not e.installed()]
     verified = ""
     if found:
         matched = "none found" if found["matched"] is None else f"{found['matched']:.1%} of {found['detections']}"

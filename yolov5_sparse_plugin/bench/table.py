@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_sparse_plugin import __version__, cpu
-from yolov5_sparse_plugin.bench import ENGINES, Row
+from yolov5_sparse_plugin.bench.measure import ENGINES, Row
 
 
 def labels(models: Sequence[Path]) -> dict[Path, str]:

@@ -1,6 +1,6 @@
 """The process that runs one model in one engine for `bench`: loads it, then times an inference for each line it reads.
 
-Started as `python -m yolov5_sparse_plugin.bench_child JSON`; answers each time with one line of JSON. Engines abort the
+Started as `python -m yolov5_sparse_plugin.bench.child JSON`; answers each time with one line of JSON. Engines abort the
 process on graphs that they do not like, and print what they like: here neither reaches the user's command.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
         answers.write(json.dumps(values) + "\n")
 
     try:
-        from yolov5_sparse_plugin.runtimes import ENGINES
+        from yolov5_sparse_plugin.bench.engines import ENGINES
 
         job = json.loads(sys.argv[1])
         inference = ENGINES[job["engine"]].load(Path(job["model"]), job["batch"], job["img"], job["threads"])

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import onnx_input
+from yolov5_sparse_plugin.bench import onnx_input
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import cpu, onnx_input
-from yolov5_sparse_plugin.bench_child import telling_line
+from yolov5_sparse_plugin import cpu
+from yolov5_sparse_plugin.bench import onnx_input
+from yolov5_sparse_plugin.bench.child import telling_line
+from yolov5_sparse_plugin.bench.engines import ENGINES, Engine
 from yolov5_sparse_plugin.errors import BenchError, nearest
-from yolov5_sparse_plugin.runtimes import ENGINES, Engine
 
 __all__ = ["ENGINES", "Engine", "Row", "measure"]
 
@@ -51,7 +52,7 @@ class Row:
 
 
 class Child:
-    """A process that runs one model in one engine, see `bench_child`.
+    """A process that runs one model in one engine, see `child`.
 
     Attributes:
         seconds: the timed inferences.
@@ -68,7 +69,7 @@ class Child:
         self.folder = tempfile.TemporaryDirectory(prefix="yolov5-sparse-bench-")
         self.log = (Path(self.folder.name) / "log").open("w+", errors="replace")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "yolov5_sparse_plugin.bench_child", json.dumps(job)],
+            [sys.executable, "-m", "yolov5_sparse_plugin.bench.child", json.dumps(job)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

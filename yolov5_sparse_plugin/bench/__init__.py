@@ -1,0 +1,1 @@
+"""Latency of ONNX models in the CPU engines that people deploy with."""
