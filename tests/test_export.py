@@ -407,3 +407,39 @@ def test_a_read_only_folder_is_said(finished, tmp_path):
 
 def test_zeros_are_counted_where_they_are_stored():
     assert zeros(torch.tensor([0.0, 1.0, 0.0, 2.0])) == 0.5
+
+
+def test_deepsparse_runs_its_target_and_its_own_tools_take_it(finished, shapes, tmp_path):
+    """In a process of its own: the engine ends the process on a graph that it does not like."""
+    pytest.importorskip("deepsparse", reason="DeepSparse is not installed: pip install deepsparse==1.8.0")
+    file = export(finished.weights / "best.pt", tmp_path, data=str(shapes), sparse_target="deepsparse")
+    np.save(tmp_path / "image.npy", picture())
+    code = """
+import sys, glob, numpy as np
+import deepsparse
+found = deepsparse.compile_model(sys.argv[1], batch_size=1, num_cores=1).run([np.load("image.npy")])[0]
+np.save("found.npy", found)
+pipeline = deepsparse.Pipeline.create(task="yolo", model_path=sys.argv[1], class_names=["a", "b", "c"], num_cores=1)
+boxes = pipeline(images=sorted(glob.glob(sys.argv[2] + "/*.jpg"))[:2], conf_thres=0.001).boxes
+print("PIPELINE", len(boxes))
+"""
+    pictures = Path(shapes).parent / "images" / "val"
+    run = call([command("python"), "-c", code, file, pictures], tmp_path, NM_DISABLE_ANALYTICS="1")
+    assert "PIPELINE 2" in run.output
+    found, wanted = np.load(tmp_path / "found.npy"), session(file).run(None, {"images": picture()})[0]
+    assert np.abs(found - wanted)[..., :4].mean() < 0.6 and np.abs(found - wanted)[..., 4:].mean() < 0.01
+    words = ["deepsparse.benchmark", file, "--time", "1", "--warmup_time", "0", "--num_cores", "1"]
+    run = call([command(words[0]), *words[1:]], tmp_path, NM_DISABLE_ANALYTICS="1")
+    assert "Throughput (items/sec)" in run.output
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "deepsparse"])
+def test_fused_training_with_one_scale_a_weight_exports_too(finished, shapes, tmp_path, target):
+    """The structure of the predecessor's recipes: convolution and batch norm fused, a division between them."""
+    recipe = Path(__file__).parent.parent / "benchmarks" / "recipes" / "pruned85_quantized_per_tensor.yaml"
+    dense = finished.weights / "best_dense.pt"
+    file = export(dense, tmp_path, sparse_one_shot=str(recipe), data=str(shapes), sparse_target=target)
+    ops = [node.op_type for node in onnx.load(file).graph.node]
+    assert "BatchNormalization" not in ops and ("ConvInteger" in ops) == (target == "deepsparse")
+    content = json.loads(file.with_name(f"{file.stem}.export.json").read_text())
+    assert content["sparsity"] == pytest.approx(0.85, abs=0.03) and content["verified"]["confidence_mean"] < 0.01

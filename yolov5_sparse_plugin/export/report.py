@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from yolov5_sparse_plugin import __version__
+from yolov5_sparse_plugin.bench import onnx_input
 from yolov5_sparse_plugin.bench.measure import ENGINES, measure
 from yolov5_sparse_plugin.export import verify
 
@@ -91,7 +92,9 @@ def write(export: ExportRun, file: Path) -> None:
 def latency(file: Path) -> list[dict[str, Any]]:
     """Return one dict for every engine that is installed, as from `measure`."""
     engines = [name for name, engine in ENGINES.items() if engine.installed()]
-    rows = measure([file], engines, rounds=ROUNDS, warmup=WARMUP)
+    shape = onnx_input.read(file).shape
+    batch = shape[0] if isinstance(shape[0], int) else 1
+    rows = measure([file], engines, batch=batch, rounds=ROUNDS, warmup=WARMUP)
     return [
         {
             "engine": row.engine,
