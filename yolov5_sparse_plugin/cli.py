@@ -198,7 +198,8 @@ def status(arguments: argparse.Namespace) -> int:
     if off or not startup.installed():
         return 0
     print("doorways of the host:")
-    import yolov5.train  # noqa: F401  attaches
+    import yolov5.export  # noqa: F401  attaches
+    import yolov5.train  # noqa: F401
 
     for name in pip_package.attached():
         print(f"  {name}")

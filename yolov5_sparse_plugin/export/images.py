@@ -31,8 +31,9 @@ def files(data: Path, split: str = "train") -> list[Path]:
     if data.suffix.lower() in (".yaml", ".yml"):
         content = yaml.safe_load(data.read_text(errors="ignore")) or {}
         listed = content.get(split) or content.get("val") or []
-        root = Path(content.get("path") or data.parent)
-        root = root if root.is_absolute() else (data.parent / root)
+        root = Path(content.get("path") or "")
+        # YOLOv5 takes a relative path from its own folder; people mean the file's, or the one they are in
+        root = next((base / root for base in (data.parent, Path.cwd()) if (base / root).is_dir()), root)
         listed = [listed] if isinstance(listed, str) else listed
         sources = [path if path.is_absolute() else root / path for path in map(Path, listed)]
     found: list[Path] = []
@@ -47,7 +48,7 @@ def files(data: Path, split: str = "train") -> list[Path]:
     if not found:
         raise ExportError(
             f"--data {data}: no images for {split!r} at {', '.join(map(str, sources)) or 'any path'}. "
-            "Check 'path:' in it, it is relative to the file itself here."
+            "Check 'path:' in it: absolute, or relative to the file or to the current directory."
         )
     return sorted(found)
 
