@@ -20,6 +20,7 @@ from yolov5_sparse_plugin.export.passes.place_quantizers import PlaceQuantizers
 from yolov5_sparse_plugin.export.passes.quantize_bias import QuantizeBias
 from yolov5_sparse_plugin.export.passes.quantize_heads import QuantizeHeads
 from yolov5_sparse_plugin.export.passes.quantize_weights import QuantizeWeights
+from yolov5_sparse_plugin.export.passes.saturate_relu import SaturateRelu
 from yolov5_sparse_plugin.export.passes.shrink_constants import ShrinkConstants
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
 from yolov5_sparse_plugin.export.passes.uint8_input import Uint8Input
@@ -317,6 +318,26 @@ def test_uint8_input_says_why_it_cannot():
     assert Uint8Input().check(graph) == "its images are read by Conv, not by one quantizer"
 
 
+def test_saturate_relu_is_the_same_function():
+    body = "c = Conv(images, w, b) r = Relu(c) y = Conv(r, v)"
+    before = model(body, w=floats(4, 3, 1, 1), b=floats(4), v=floats(2, 4, 1, 1))
+
+    def placed(*steps):
+        graph = Graph.read(before)
+        grids_for(graph, r=Grid.covering(0.0, 2.0))
+        CompleteGrids().apply(graph)
+        for step in (*steps, PlaceQuantizers(("Conv", "Relu"), outputs=True)):
+            assert step.apply(graph) > 0
+        return graph.write()
+
+    with_relu, without = placed(), placed(SaturateRelu())
+    assert "Relu" in ops(with_relu) and "Relu" not in ops(without)
+    assert ops(without).count(QUANTIZE) == 2
+    given = image()
+    # two roundings, of the ReLU's input and output, become one
+    np.testing.assert_allclose(outputs(without, given), outputs(with_relu, given), atol=0.03)
+
+
 def test_shrink_constants_keeps_what_broadcasting_needs():
     anchors = np.broadcast_to(floats(1, 3, 1, 1), (1, 3, 16, 16)).copy()
     before = model("a = Mul(images, k) y = Add(a, g)", k=anchors, g=floats(1, 3, 16, 16))
@@ -329,7 +350,7 @@ def test_shrink_constants_keeps_what_broadcasting_needs():
 def test_every_pass_has_a_drawing_and_a_name_of_its_own():
     steps = [
         FoldConstants, ShrinkConstants, QuantizeWeights, FoldBatchNorm, LiftQuantizers, CompleteGrids, StemToDepth,
-        QuantizeHeads, PlaceQuantizers, QuantizeBias, ConvolveIntegers, Uint8Input,
+        QuantizeHeads, SaturateRelu, PlaceQuantizers, QuantizeBias, ConvolveIntegers, Uint8Input,
     ]  # fmt: skip
     assert len({step.name for step in steps}) == len(steps)
     for step in steps:

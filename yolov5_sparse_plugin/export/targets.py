@@ -20,6 +20,7 @@ from yolov5_sparse_plugin.export.passes.place_quantizers import PlaceQuantizers
 from yolov5_sparse_plugin.export.passes.quantize_bias import QuantizeBias
 from yolov5_sparse_plugin.export.passes.quantize_heads import QuantizeHeads
 from yolov5_sparse_plugin.export.passes.quantize_weights import QuantizeWeights
+from yolov5_sparse_plugin.export.passes.saturate_relu import SaturateRelu
 from yolov5_sparse_plugin.export.passes.shrink_constants import ShrinkConstants
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
 
@@ -54,6 +55,7 @@ def for_onnxruntime(graph: Graph) -> tuple[Pass, ...]:
     """8 bits all the way: ONNX Runtime computes convolutions in 8 bits only if their output is quantized, too."""
     return (
         StemToDepth(),  # before quantizers are placed: it runs on floats, and one is wanted behind it
+        SaturateRelu(),  # before quantizers are placed: the convolution's output takes the one behind the ReLU
         QuantizeHeads(),  # after batch norm is folded, before the biases are rounded: it changes both
         EVERYWHERE,
         QuantizeBias(),  # last: a bias's unit is the scale of the quantizer before its convolution
