@@ -12,7 +12,7 @@ from typing import Callable
 from yolov5_sparse_plugin.export.graph import Graph, producer
 from yolov5_sparse_plugin.export.passes import Pass
 from yolov5_sparse_plugin.export.passes.complete_grids import CompleteGrids
-from yolov5_sparse_plugin.export.passes.convolve_integers import ConvolveIntegers, single_scale
+from yolov5_sparse_plugin.export.passes.convolve_integers import ConvolveIntegers, common_scale
 from yolov5_sparse_plugin.export.passes.fold_batchnorm import FoldBatchNorm
 from yolov5_sparse_plugin.export.passes.fold_constants import FoldConstants
 from yolov5_sparse_plugin.export.passes.lift_quantizers import LiftQuantizers
@@ -70,7 +70,7 @@ def for_openvino(graph: Graph) -> tuple[Pass, ...]:
 def for_deepsparse(graph: Graph) -> tuple[Pass, ...]:
     """Integer products where each weight has one scale; with a scale a channel, 8 bits all the way."""
     weights = [producer(conv.inputs[1]) for conv in graph.nodes("Conv")]
-    if all(weight is None or single_scale(weight) for weight in weights):
+    if all(weight is None or common_scale(weight) is not None for weight in weights):
         return (AT_CONVOLUTIONS, ConvolveIntegers())
     return for_onnxruntime(graph)
 

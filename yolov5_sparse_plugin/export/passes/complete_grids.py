@@ -80,7 +80,7 @@ def input_grid(function: Callable[[np.ndarray], np.ndarray], output: Grid) -> Gr
     quarter of a step: SiLU of -8 is -0.003. A narrow grid is a fine one.
     """
     x = np.linspace(-32, max(float(output.high) + 1, 8), 65536)
-    y = function(x)
+    y = np.clip(function(x), float(output.low), float(output.high))
     high = x[np.searchsorted(np.maximum.accumulate(y), float(output.high)).clip(max=len(x) - 1)]
     low = lowest(x, y, float(output.scale) / 4)
     return Grid.covering(low, high)

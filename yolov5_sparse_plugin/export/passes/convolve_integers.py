@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from yolov5_sparse_plugin.export.graph import DEQUANTIZE, Graph, constant, producer, values
 from yolov5_sparse_plugin.export.passes import Pass
+from yolov5_sparse_plugin.export.passes.quantize_bias import ROOM
 
 
 class ConvolveIntegers(Pass):
@@ -24,16 +26,18 @@ class ConvolveIntegers(Pass):
         changed = 0
         for conv in graph.nodes("Conv"):
             data, weight = producer(conv.inputs[0]), producer(conv.inputs[1])
-            if any(node is None or node.op != DEQUANTIZE for node in (data, weight)) or not single_scale(weight):
+            if any(node is None or node.op != DEQUANTIZE for node in (data, weight)) or common_scale(weight) is None:
                 continue
             name, output = conv.name, conv.outputs[0]
-            scale = np.float64(data.inputs[1].values) * np.float64(weight.inputs[1].values[0])
+            scale = np.float64(data.inputs[1].values) * common_scale(weight)
+            if len(conv.inputs) > 2 and np.abs(values(conv.inputs[2])).max() > scale * ROOM:
+                continue  # weights next to nothing: their bias would not fit
             q = constant(f"{name}_ci_w", (weight.inputs[0].values.astype(np.int16) + 128).astype(np.uint8))
             offset = constant(f"{name}_ci_z", np.uint8(128))
             inputs = [data.inputs[0], q, data.inputs[2], offset]
             summed = graph.add("ConvInteger", f"{name}_ci", inputs, np.int32, output.shape, **conv.attrs)
             if len(conv.inputs) > 2:
-                bias = np.round(values(conv.inputs[2]).astype(np.float64) / scale).clip(-(2**30), 2**30)
+                bias = np.round(values(conv.inputs[2]).astype(np.float64) / scale)
                 bias = constant(f"{name}_ci_b", bias.astype(np.int32).reshape(1, -1, 1, 1))
                 summed = graph.add("Add", f"{name}_ci_add", [summed, bias], np.int32, output.shape)
             real = graph.add("Cast", f"{name}_ci_cast", [summed], np.float32, output.shape, to=1)
@@ -45,8 +49,10 @@ class ConvolveIntegers(Pass):
         return changed
 
 
-def single_scale(weight) -> bool:
-    """Return whether all channels of a dequantized weight, those of nothing but zeros aside, have one scale."""
+def common_scale(weight: gs.Node) -> float | None:
+    """Return the one scale of a dequantized weight, channels of nothing but zeros aside; None where there are several."""
     q, scale = weight.inputs[0].values, weight.inputs[1].values
     alive = scale[q.reshape(len(q), -1).any(axis=1)]
-    return alive.size == 0 or bool(np.allclose(alive, alive[0], rtol=1e-5, atol=0))
+    if alive.size == 0:
+        return float(scale[0])
+    return float(alive[0]) if np.allclose(alive, alive[0], rtol=1e-5, atol=0) else None
