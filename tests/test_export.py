@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import call, command, zeros
+from conftest import call, command
 from onnx import TensorProto, numpy_helper
 
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
@@ -212,6 +212,51 @@ def test_a_plain_checkpoint_exports_without_reports(plain, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.pt"]
 
 
+def test_sizes_are_upstreams_rounded_up_to_the_stride_and_may_differ_by_side(finished, shapes, tmp_path):
+    file = export(finished.weights / "best.pt", tmp_path, imgsz="60x100", batch_size=2, data=str(shapes))
+    model = onnx.load(file)
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 64, 128]
+    content = json.loads((tmp_path / "best.export.json").read_text())
+    assert content["verified"]["confidence_mean"] < 0.01 and not any(row["error"] for row in content["latency"])
+
+
+def test_python_m_yolov5_export_is_served(finished, tmp_path):
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
+    words = ["-m", "yolov5.export", "--weights", "best.pt", "--include", "onnx", "--imgsz", 64]
+    run = call([command("python"), *words, "--sparse-target", "openvino"], tmp_path)
+    assert json.loads((tmp_path / "best.export.json").read_text())["target"] == "openvino", run.output
+    run = call([command("python"), *words, "--opset", 12], tmp_path, status=2)
+    assert "yolov5-sparse: error: --opset 12" in run.output
+
+
+def test_a_script_of_the_same_name_is_not_taken_for_the_command(finished, tmp_path):
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
+    (tmp_path / "export.py").write_text(
+        "from yolov5.export import run\n"
+        "try:\n    run(weights='best.pt', include='onnx', opset=12, imgsz=64)\n"
+        "except Exception as error:\n    print('RAISED', type(error).__name__)\n"
+    )
+    assert "RAISED OptionError" in call([command("python"), "export.py"], tmp_path).output
+
+
+def test_one_format_that_fails_ends_the_export(plain, tmp_path):
+    """OpenVINO's needs a package that is not there; its intermediate ONNX file must not count for it."""
+    shutil.copyfile(plain.weights / "best.pt", tmp_path / "best.pt")
+    import yolov5.export
+
+    with pytest.raises(ExportError, match="--include openvino: could not be written"):
+        yolov5.export.run(weights=str(tmp_path / "best.pt"), include="onnx,openvino", imgsz=64)
+
+
+def test_a_drop_in_hook_sees_the_export_of_a_plain_checkpoint(plain, tmp_path):
+    (tmp_path / "spy.py").write_text(
+        "from yolov5_sparse_plugin import hookimpl\n@hookimpl\ndef sparse_export_done(export, file):\n"
+        "    file.with_name('seen').write_text(file.name)\n"
+    )
+    export(plain.weights / "best.pt", tmp_path, sparse_hooks=str(tmp_path / "spy.py"))
+    assert (tmp_path / "seen").read_text() == "best.onnx"
+
+
 # ------------------------------------------------------------------------------------------------- one-shot and samples
 
 
@@ -245,6 +290,8 @@ def test_one_shot_takes_the_official_checkpoint_of_a_git_checkout(coco_weights, 
 
 
 def test_samples_are_what_the_graph_computes(finished, shapes, tmp_path):
+    (tmp_path / "sample-inputs").mkdir()
+    (tmp_path / "sample-inputs" / "inp-0007.npz").write_bytes(b"of an earlier export")
     file = export(finished.weights / "best.pt", tmp_path, sparse_export_samples=3, data=str(shapes))
     inputs = sorted((tmp_path / "sample-inputs").iterdir())
     assert [p.name for p in inputs] == ["inp-0000.npz", "inp-0001.npz", "inp-0002.npz"]
@@ -310,6 +357,9 @@ def test_weights_that_are_missing_or_no_checkpoint(finished, exported, tmp_path)
         (OptionError, "--sparse-export-samples 2: name the images with --data", {"sparse_export_samples": 2}),
         (ExportError, "--data .*nowhere.yaml: there is no such file", {"data": "nowhere.yaml"}),
         (OptionError, "--imgsz big: expected one size in pixels", {"imgsz": "big"}),
+        (OptionError, r"--data 640: not a file\. If you meant two sizes, write --imgsz 320,640", {"data": 640}),
+        (OptionError, "--opset abc: expected a whole number", {"opset": "abc"}),
+        (OptionError, "--include True: needs a format", {"include": True}),
     ],
 )
 def test_options_that_do_not_fit_a_quantized_checkpoint(finished, tmp_path, error, match, keywords):
@@ -366,7 +416,7 @@ def test_a_failure_leaves_no_half_written_file(finished, tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 3 MB: the checkpoint fits, its export does not."""
+    """A file system of 14 MB: the checkpoint fits, its export does not."""
     folder = tmp_path / "small"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder], capture_output=True).returncode:
@@ -403,10 +453,6 @@ def test_a_read_only_folder_is_said(finished, tmp_path):
         assert [p.name for p in folder.iterdir()] == ["best.pt"]
     finally:
         subprocess.run(["umount", folder], check=True)
-
-
-def test_zeros_are_counted_where_they_are_stored():
-    assert zeros(torch.tensor([0.0, 1.0, 0.0, 2.0])) == 0.5
 
 
 def test_deepsparse_runs_its_target_and_its_own_tools_take_it(finished, shapes, tmp_path):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -9,7 +13,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from yolov5_sparse_plugin.export import fixup
+from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.export import fixup, passes
 from yolov5_sparse_plugin.export.graph import DEQUANTIZE, QUANTIZE, Graph, Grid, producer
 from yolov5_sparse_plugin.export.passes.complete_grids import ACTIVATIONS, CompleteGrids, input_grid
 from yolov5_sparse_plugin.export.passes.convolve_integers import ConvolveIntegers
@@ -24,7 +29,7 @@ from yolov5_sparse_plugin.export.passes.saturate_relu import SaturateRelu
 from yolov5_sparse_plugin.export.passes.shrink_constants import ShrinkConstants
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
 from yolov5_sparse_plugin.export.passes.uint8_input import Uint8Input
-from yolov5_sparse_plugin.export.targets import AT_CONVOLUTIONS, EVERYWHERE
+from yolov5_sparse_plugin.export.targets import AT_CONVOLUTIONS, EVERYWHERE, TARGETS
 
 RANDOM = np.random.default_rng(0)
 
@@ -244,8 +249,17 @@ def test_box_logits_get_a_finer_grid_than_scores():
         shape=np.array([1, 2, 7, 16, 16]),
         flat=np.array([1, 2, 16, -1]),
     )
-    limits = logit_limits(Graph.read(proto).nodes("Conv")[0]).reshape(2, 7)
-    assert bool((limits[:, :4] == BOX_LIMIT).all()) and bool((limits[:, 4:] == CONFIDENCE_LIMIT).all())
+    computed = model(  # as --dynamic does it
+        "c = Conv(images, w, b) n = Shape(images) s = Concat<axis = 0>(batch, two, seven, h, h) r = Reshape(c, s) "
+        "y = Reshape(r, flat)",
+        w=floats(14, 3, 1, 1),
+        b=floats(14),
+        **{"batch": np.array([1]), "two": np.array([2]), "seven": np.array([7]), "h": np.array([16])},
+        flat=np.array([1, 2, 16, -1]),
+    )
+    for graph in (proto, computed):
+        limits = logit_limits(Graph.read(graph).nodes("Conv")[0]).reshape(2, 7)
+        assert bool((limits[:, :4] == BOX_LIMIT).all()) and bool((limits[:, 4:] == CONFIDENCE_LIMIT).all())
 
 
 @pytest.mark.parametrize("eight", [False, True], ids=["float", "int8"])
@@ -361,14 +375,19 @@ def test_shrink_constants_keeps_what_broadcasting_needs():
     assert np.array_equal(outputs(proto, given), outputs(before, given))
 
 
-def test_every_pass_has_a_drawing_and_a_name_of_its_own():
-    steps = [
-        FoldConstants, ShrinkConstants, QuantizeWeights, FoldBatchNorm, LiftQuantizers, CompleteGrids, StemToDepth,
-        QuantizeHeads, SaturateRelu, PlaceQuantizers, QuantizeBias, ConvolveIntegers, Uint8Input,
-    ]  # fmt: skip
-    assert len({step.name for step in steps}) == len(steps)
-    for step in steps:
-        assert "->" in step.__doc__, step.name
+def test_every_pass_has_a_drawing_a_name_and_a_test():
+    tests = Path(__file__).read_text()
+    names = [module.name for module in pkgutil.iter_modules(passes.__path__)]
+    assert len(names) > 10
+    for name in names:
+        module = importlib.import_module(f"yolov5_sparse_plugin.export.passes.{name}")
+        (step,) = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+        assert step.name == name and "->" in step.__doc__
+        assert f"{step.__name__}(" in tests, f"no test of {name}"
+
+
+def test_the_targets_are_those_of_the_option():
+    assert tuple(TARGETS) == options.TARGETS
 
 
 def test_a_required_pass_that_cannot_run_ends_the_export():

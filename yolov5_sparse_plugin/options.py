@@ -322,7 +322,7 @@ def resolve(
                 shown = where if where.startswith(("--", ENV_PREFIX)) else f"{where}: {name}"
                 values[name] = BY_NAME[name].read(value, shown)
                 origin[name] = where
-    if "recipe_args" in values and "recipe" not in values:
+    if command == "train" and "recipe_args" in values and "recipe" not in values:
         raise OptionError(
             f"{origin['recipe_args']}: recipe arguments were given but no recipe. Add --sparse-recipe RECIPE."
         )

@@ -25,6 +25,14 @@ class AttachingLoader:
     def create_module(self, spec):
         return self._loader.create_module(spec)
 
+    def get_code(self, fullname):
+        """Only `python -m` asks: as `__main__` the script would run without us, so it is run as a module."""
+        if fullname not in ("yolov5.train", "yolov5.export"):
+            return self._loader.get_code(fullname)
+        serve = "from yolov5_sparse_plugin.hosts.pip_package import serve"
+        text = f"if __name__ == '__main__':\n {serve}; serve({fullname!r})"
+        return compile(text, self._loader.get_filename(fullname), "exec")
+
     def exec_module(self, module):
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any, Callable
 
@@ -31,7 +32,7 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     known = options.typed_names("export")
     for name in own:
         if name not in known:
-            flag = "--" + name.replace("_", "-")
+            flag = ("--" if len(name) > 1 else "-") + name.replace("_", "-")
             raise OptionError(f"{flag}: no such option. {nearest(flag, ['--' + n for n in [*arguments, *known]])}")
     arguments = {**arguments, **coerced(arguments)}
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
@@ -51,7 +52,9 @@ def coerced(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     include = arguments["include"]
-    words = [include] if isinstance(include, str) else list(include)
+    if not isinstance(include, (str, list, tuple)):
+        raise OptionError(f"--include {include}: needs a format, for example --include onnx.")
+    words = [include] if isinstance(include, str) else include
     found["include"] = [w.strip().lower() for word in words for w in str(word).split(",") if w.strip()]
     for name in ("imgsz", "img"):
         size = arguments.get(name)
@@ -62,6 +65,12 @@ def coerced(arguments: dict[str, Any]) -> dict[str, Any]:
             if not 1 <= len(size) <= 2 or not all(str(s).isdigit() and int(s) > 0 for s in size):
                 raise OptionError(f"--{name} {arguments[name]}: expected one size in pixels, or height and width.")
             found[name] = [int(s) for s in size]
+    if not isinstance(arguments["data"], (str, os.PathLike)):  # `--imgsz 320 640`: fire gives the next argument the 640
+        raise OptionError(
+            f"--data {arguments['data']}: not a file. If you meant two sizes, write --imgsz 320,640 (height, width)."
+        )
+    if not str(arguments["opset"]).isdigit():
+        raise OptionError(f"--opset {arguments['opset']}: expected a whole number, for example 17.")
     weights = arguments["weights"]
     if isinstance(weights, (list, tuple)):
         if len(weights) != 1:

@@ -27,7 +27,7 @@ def fix(model: onnx.ModelProto, target: str, uint8_input: bool = False) -> onnx.
     """
     graph = Graph.read(onnx.shape_inference.infer_shapes(model))
     run(graph, COMMON, target)
-    passes = TARGETS[target].passes(graph)
+    passes = TARGETS[target](graph)
     if uint8_input:
         passes = (*(step for step in passes if not isinstance(step, StemToDepth)), Uint8Input())
     run(graph, passes, target)
@@ -39,4 +39,5 @@ def run(graph: Graph, passes: Iterable[Pass], target: str) -> None:
         reason = step.check(graph)
         if reason and step.required:
             raise ExportError(f"--sparse-target {target}: the graph cannot be made fit for it: {reason}.")
-        graph.counts[step.name] = 0 if reason else step.apply(graph)
+        if not reason:
+            step.apply(graph)

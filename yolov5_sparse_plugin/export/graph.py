@@ -58,13 +58,11 @@ class Graph:
     Attributes:
         onnx: onnx-graphsurgeon's graph, mutated by the passes.
         grids: name of an activation tensor -> its grid. Tensors without one stay float.
-        counts: name of a pass -> how many places it changed.
         metadata: the model's metadata_props, carried through.
     """
 
     onnx: gs.Graph
     grids: dict[str, Grid] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -124,9 +122,8 @@ def replace_uses(old: gs.Tensor, new: gs.Tensor, among: list[gs.Node] | None = N
 
 
 def bypass(node: gs.Node, by: gs.Tensor) -> None:
-    """Take `node` out of the graph: what read its output, the graph's outputs included, reads `by`."""
-    output = node.outputs[0]
-    replace_uses(output, by)
+    """Take `node` out of the graph: what read its output reads `by`. Not for a node whose output is the graph's own."""
+    replace_uses(node.outputs[0], by)
     node.outputs.clear()
 
 

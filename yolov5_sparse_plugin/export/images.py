@@ -29,7 +29,12 @@ def files(data: Path, split: str = "train") -> list[Path]:
         raise ExportError(f"--data {data}: there is no such file. Name a data.yaml or a folder of images.")
     sources = [data]
     if data.suffix.lower() in (".yaml", ".yml"):
-        content = yaml.safe_load(data.read_text(errors="ignore")) or {}
+        try:
+            content = yaml.safe_load(data.read_text(errors="ignore"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ExportError(f"--data {data}: cannot be read ({error}).") from error
+        if not isinstance(content, dict):
+            raise ExportError(f"--data {data}: expected 'train:' and 'val:' lines, found {type(content).__name__}.")
         listed = content.get(split) or content.get("val") or []
         root = Path(content.get("path") or "")
         # YOLOv5 takes a relative path from its own folder; people mean the file's, or the one they are in

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from yolov5_sparse_plugin.export.run import ExportRun
 
 ROUNDS, WARMUP = 5, 2
-COLOURS = {"int8": "#2a78b5", "float32": "#b8bec4"}
+COLOURS = {"int8": "#2a78b5", "float16": "#7fb3a6", "float32": "#b8bec4"}
+WIDTHS = {"int8": 1, "float16": 2, "float32": 4}  # bytes
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
     """Return the convolutions of a model, in its order."""
     found = []
     for name, array in verify.weights_of(model):
-        eight = array.dtype != "float32"
+        precision = array.dtype.name if array.dtype.kind == "f" else "int8"
         short = verify.module_of(name).removesuffix(".module").removesuffix(".conv")
         found.append(
             Layer(
                 short,
                 array.shape,
                 float((array == 0).mean()),
-                array.size * (1 if eight else 4),
-                "int8" if eight else "float32",
+                array.size * WIDTHS[precision],
+                precision,
             )
         )
     return found
@@ -71,7 +72,8 @@ def write(export: ExportRun, file: Path) -> None:
         "bytes": len(raw),
         "bytes_gzipped": len(gzip.compress(raw, 6)),
         "bytes_of_weights": weights,
-        "bytes_as_float32": len(raw) + sum(layer.bytes * 3 for layer in layers if layer.precision == "int8"),
+        "bytes_as_float32": len(raw)
+        + sum(layer.bytes // WIDTHS[layer.precision] * 4 - layer.bytes for layer in layers),
         "sparsity": export.findings.sparsity if export.findings else None,
         "verified": export.findings.as_dict() if export.findings else None,
         "layers": [asdict(layer) for layer in layers],
@@ -130,8 +132,8 @@ def draw(layers: list[Layer], title: str) -> Figure:
     present = [name for name in COLOURS if any(layer.precision == name for layer in layers)]
     upper.legend(handles=[Patch(color=COLOURS[name], label=name) for name in present], loc="upper left", ncols=2)
     total = sum(layer.bytes for layer in layers)
-    parameters = sum(layer.bytes // (1 if layer.precision == "int8" else 4) for layer in layers)
-    zeros = sum(layer.sparsity * (layer.bytes // (1 if layer.precision == "int8" else 4)) for layer in layers)
+    parameters = sum(layer.bytes // WIDTHS[layer.precision] for layer in layers)
+    zeros = sum(layer.sparsity * (layer.bytes // WIDTHS[layer.precision]) for layer in layers)
     figure.suptitle(
         f"{title}: {parameters / 1e6:.2f} million weights in {len(layers)} convolutions, "
         f"{zeros / max(parameters, 1):.1%} zero, {total / 1e6:.1f} MB",

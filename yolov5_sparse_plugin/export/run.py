@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import shutil
 import tempfile
@@ -62,7 +63,7 @@ class ExportRun:
         self.schedule = self._one_shot_schedule() if options.one_shot else None
         self.quantized = bool(self.part and checkpoints.is_quantized(self.part))
         self.quantized |= bool(self.schedule and self.schedule.quantization)
-        asked = {"target", "one_shot", "export_samples", "uint8_input"} & set(options.origin)
+        asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks"} & set(options.origin)
         self.sparse = bool(self.part or asked)
         self.model: torch.nn.Module | None = None
         self.findings: verify.Findings | None = None
@@ -75,9 +76,10 @@ class ExportRun:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the model's input, in pixels."""
+        """Height and width of the model's input, in pixels: multiples of its stride, as upstream rounds them up."""
         size = self.arguments.get("img") or self.arguments.get("imgsz") or [640]
-        return size[0], size[-1]
+        stride = int(max(self.model.stride)) if self.model is not None else 32
+        return math.ceil(size[0] / stride) * stride, math.ceil(size[-1] / stride) * stride
 
     def say(self, message: str, warn: bool = False) -> None:
         """Print through the host's own logger."""
@@ -118,17 +120,25 @@ class ExportRun:
         options, include = self.options, self.arguments["include"]
         if self.schedule is not None:
             if self.part and checkpoints.is_quantized(self.part):
-                raise CheckpointError(f"--sparse-one-shot {options.one_shot}: {self.weights} is quantized already.")
+                raise CheckpointError(f"{options.asked('one_shot')}: {self.weights} is quantized already.")
             if self.quantized and "data" not in self.typed:
                 raise OptionError(
-                    f"--sparse-one-shot {options.one_shot}: quantization is calibrated on images. Add --data data.yaml "
-                    "(or a folder of images)."
+                    f"{options.asked('one_shot')}: quantization is calibrated on images. Add --data data.yaml (or a "
+                    "folder of images)."
                 )
         if options.export_samples and "data" not in self.typed:
-            raise OptionError(f"--sparse-export-samples {options.export_samples}: name the images with --data.")
+            raise OptionError(f"{options.asked('export_samples')}: name the images with --data.")
+        if options.export_samples and "onnx" not in include:
+            raise OptionError(f"{options.asked('export_samples')}: samples go with an ONNX file. Add --include onnx.")
         if options.uint8_input and not self.quantized:
-            raise OptionError("--sparse-uint8-input: only a quantized model can take uint8 images; this one is float.")
+            raise OptionError(
+                f"{options.asked('uint8_input')}: only a quantized model can take uint8 images; this one is float."
+            )
+        if self.sparse and "data" in self.typed:
+            images.files(Path(str(self.arguments["data"])), "val")  # before minutes of work, not after
         if not self.quantized:
+            if "target" in options.origin:
+                self.say(f"{options.asked('target')}: no effect, {self.weights} is a float model", warn=True)
             return
         if "include" not in self.typed:
             self.arguments["include"] = include = ["onnx"]  # upstream's default has TorchScript as well
@@ -160,15 +170,22 @@ class ExportRun:
             self.hook.sparse_export_start(export=self)
         with checkpoints.whole_pickles(), PatchSet(function, seams, str(self.host.get("__version__", "7.0.14"))):
             files = self._upstream(**self.arguments)
-        missing = len(self.arguments["include"]) - len([file for file in files if file])
-        if missing > 0:
+        missing = [name for name in self.arguments["include"] if not self._among(name, files or [])]
+        if missing:
             raise ExportError(
-                f"--include {','.join(self.arguments['include'])}: {missing} of these formats could not be written; "
-                "the lines marked ❌ above say why."
+                f"--include {','.join(missing)}: could not be written; the lines marked ❌ above say why."
             )
-        if self.sparse and self.written is not None:
+        if self.sparse and "onnx" in self.arguments["include"]:
             self.hook.sparse_export_done(export=self, file=self.written)
         return files
+
+    def _among(self, name: str, files: list[str]) -> bool:
+        """Return whether the format `name` is among the files that upstream says it wrote."""
+        formats = self.host["export_formats"]()
+        suffixes = dict(zip(formats["Argument"], formats["Suffix"]))
+        longer = [s for s in suffixes.values() if s != suffixes[name] and s.endswith(suffixes[name])]
+        found = [str(file).rstrip("/" + os.sep) for file in files if file]
+        return any(file.endswith(suffixes[name]) and not file.endswith(tuple(longer)) for file in found)
 
     def _load(self, attempt_load: Callable) -> Callable:
         def load(weights: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
@@ -181,6 +198,7 @@ class ExportRun:
             except Exception as error:
                 raise CheckpointError(f"--weights {weights}: not a YOLOv5 checkpoint ({error}).") from error
             adopt_classes(model)
+            self.model = model
             if self.schedule is not None:
                 model = self._apply_one_shot(model)
             elif fuse and hasattr(model, "fuse"):
@@ -195,7 +213,7 @@ class ExportRun:
 
         if type(model) is not self.host["DetectionModel"]:  # segmentation models are a subclass
             raise CheckpointError(
-                f"--sparse-one-shot {self.options.one_shot}: {self.weights} is a {type(model).__name__}; only "
+                f"{self.options.asked('one_shot')}: {self.weights} is a {type(model).__name__}; only "
                 "detection models can be quantized."
             )
         files = self.calibration_files(CALIBRATION_IMAGES) if self.quantized else []
@@ -213,6 +231,9 @@ class ExportRun:
                 if self.sparse:
                     self._finish(written)
                 os.replace(written, final)
+                for samples in folder.glob("sample-*"):
+                    shutil.rmtree(final.parent / samples.name, ignore_errors=True)  # those of an earlier export
+                    os.replace(samples, final.parent / samples.name)
             self.written = final
             seconds, megabytes = time.perf_counter() - started, final.stat().st_size / 1e6
             self.say(f"ONNX export took {seconds:.1f}s, saved as {final} ({megabytes:.1f} MB)")
@@ -230,8 +251,12 @@ class ExportRun:
         self.findings = verify.verify(self, model, file)
         for line in self.findings.lines():
             self.say(line)
+        if self.findings.suspicious:
+            self.say(
+                "the graph finds something else than the model does; look at the report before you use it", warn=True
+            )
         if self.options.export_samples:
-            verify.write_samples(self, file, self.weights.parent)
+            verify.write_samples(self, file, file.parent)
 
     @contextlib.contextmanager
     def _torchscript_exporter(self, function: Callable) -> Iterator[None]:

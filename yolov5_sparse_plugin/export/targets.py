@@ -6,7 +6,6 @@ measurements behind each choice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Callable
 
 from yolov5_sparse_plugin.export.graph import Graph, producer
@@ -34,21 +33,8 @@ COMMON = (
     QuantizeWeights(),  # before batch norm: training rounded the weights that it scales
     FoldBatchNorm(),
     LiftQuantizers(),  # after folding: a quantizer stands at the tensor that it will be placed at
-    CompleteGrids(),  # the images' grid is exact for 8-bit images in every target
+    CompleteGrids(),  # last: it completes what was lifted
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """An engine.
-
-    Attributes:
-        name: as typed.
-        passes: takes the graph after COMMON has run, returns the passes that make this engine's best graph of it.
-    """
-
-    name: str
-    passes: Callable[[Graph], tuple[Pass, ...]]
 
 
 def for_onnxruntime(graph: Graph) -> tuple[Pass, ...]:
@@ -75,8 +61,9 @@ def for_deepsparse(graph: Graph) -> tuple[Pass, ...]:
     return for_onnxruntime(graph)
 
 
-TARGETS = {
-    "onnxruntime": Target("onnxruntime", for_onnxruntime),
-    "openvino": Target("openvino", for_openvino),
-    "deepsparse": Target("deepsparse", for_deepsparse),
+# name as typed -> takes the graph after COMMON has run, returns the passes that make the engine's best graph of it
+TARGETS: dict[str, Callable[[Graph], tuple[Pass, ...]]] = {
+    "onnxruntime": for_onnxruntime,
+    "openvino": for_openvino,
+    "deepsparse": for_deepsparse,
 }

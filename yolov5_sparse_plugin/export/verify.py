@@ -59,6 +59,11 @@ class Findings:
             f"sparsity kept in all {len(self.layers)} convolutions: {self.sparsity:.1%} of their weights are zero",
         ]
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether the two differ by more than rounding explains."""
+        return self.confidence_mean > 0.05 or (self.detections >= 10 and self.matched < 0.5)
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -73,9 +78,12 @@ def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
-    session = load_session(file)
     given, source = export.verification_images(IMAGES)
-    pairs = [(torch_output(export.model, image), run(session, image)) for image in given]
+    try:
+        session = load_session(file)
+        pairs = [(torch_output(export.model, image), run(session, image)) for image in given]
+    except Exception as error:  # the engine's own classes
+        raise ExportError(f"the exported graph does not run: {type(error).__name__}: {error}") from error
     theirs, ours = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
     if theirs.shape != ours.shape or not np.isfinite(ours).all():
         raise ExportError(
@@ -114,7 +122,7 @@ def torch_output(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     """Return the model's decoded predictions, float32 [1, boxes, 5 + classes]."""
     parameter = next(model.parameters())
     with torch.no_grad():
-        output = model(torch.from_numpy(image).to(parameter.device))
+        output = model(torch.from_numpy(image).to(parameter.device, parameter.dtype))
     return (output[0] if isinstance(output, (list, tuple)) else output).float().cpu().numpy()
 
 
@@ -125,7 +133,9 @@ def run(session: Any, image: np.ndarray) -> np.ndarray:
     image = np.repeat(image, batch, axis=0)
     if wanted.type == "tensor(uint8)":
         image = np.round(image * 255).astype(np.uint8)
-    return session.run(None, {wanted.name: image})[0][:1]
+    if wanted.type == "tensor(float16)":
+        image = image.astype(np.float16)
+    return session.run(None, {wanted.name: image})[0][:1].astype(np.float32)
 
 
 def detect(prediction: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -229,4 +239,4 @@ def write_samples(export: ExportRun, file: Path, folder: Path) -> None:
             image = np.round(image * 255).astype(np.uint8)
         np.savez_compressed(folder / "sample-inputs" / f"inp-{number:04}.npz", **{wanted.name: image[0]})
         np.savez_compressed(folder / "sample-outputs" / f"out-{number:04}.npz", output0=output[0])
-    export.say(f"wrote {len(files)} pairs into {folder / 'sample-inputs'} and {folder / 'sample-outputs'}")
+    export.say(f"wrote {len(files)} pairs into sample-inputs and sample-outputs beside the model")

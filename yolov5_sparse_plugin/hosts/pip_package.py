@@ -71,25 +71,14 @@ def attach_module(module: ModuleType) -> None:
         wrap(module, "run", export)
     elif name == "yolov5.models.experimental":
         wrap(module, "attempt_load", attempt_load)
-        serve_main_module("yolov5.export")
     elif name == "yolov5.models.common":
         wrap(module.DetectMultiBackend, "__init__", detect_multi_backend)
-    elif name == "yolov5.val":
-        serve_main_module("yolov5.train")
 
 
-def serve_main_module(name: str) -> None:
-    """Serve `python -m yolov5.train` and `python -m yolov5.export` with sparse options.
-
-    Run that way, the script is `__main__`: no import hook sees it, and it would train dense in silence. It imports a
-    module that we watch before it does anything, so from there the same script is run once more as a module.
-    """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if spec is None or spec.name != name or name in sys.modules:
-        return
+def serve(name: str) -> None:
+    """Run `yolov5.train` or `yolov5.export` for `python -m`, as a module that the doorways are attached to."""
     script = importlib.import_module(name)
     exit_plainly(lambda: script.main(script.parse_opt()) if name == "yolov5.train" else script.main())
-    raise SystemExit(0)
 
 
 def exit_plainly(call: Callable[[], Any]) -> Any:
@@ -168,17 +157,19 @@ def export(original: Callable) -> Callable:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         from yolov5_sparse_plugin.export import entry
 
-        if kwargs.get("help") is True and Path(sys.argv[0]).stem == "yolov5":
-            return show_help(wrapper, "yolov5 export")
-        own = {k: v for k, v in kwargs.items() if k not in upstream.parameters}
-        given = {k: v for k, v in kwargs.items() if k in upstream.parameters}
-        call = upstream.bind(*args, **given)
-        by_command = Path(sys.argv[0]).stem in ("yolov5", "export")
-        typed = flags_typed() if by_command else set(call.arguments)  # fire and argparse hand over every default
+        caller = sys._getframe(1).f_globals.get("__name__")
+        by_fire = caller == "fire.core"
+        if by_fire:
+            if kwargs.get("help") is True:
+                return show_help(wrapper, "yolov5 export")
+            kwargs = {spelt_out(k, [*upstream.parameters, *names]): v for k, v in kwargs.items()}
+        own = {k: v for k, v in kwargs.items() if k not in upstream.parameters and v is not None}
+        call = upstream.bind(*args, **{k: v for k, v in kwargs.items() if k in upstream.parameters})
+        # fire and argparse hand over every default; callers in Python only what they mean
+        typed = flags_typed() if by_fire else set(_typed) if caller == "yolov5.export" else set(call.arguments)
         call.apply_defaults()
-        own = {k: v for k, v in own.items() if v is not None}
         execute = functools.partial(entry.export, original, call.arguments, own, typed)
-        return exit_plainly(execute) if by_command else execute()
+        return exit_plainly(execute) if by_fire else execute()
 
     wrapper.__sparse_signature__ = upstream.replace(parameters=[*upstream.parameters.values(), *keywords, others])
     wrapper.__sparse_help__ = "Export a YOLOv5 model.\n\nArgs:\n" + "\n".join(
@@ -201,9 +192,16 @@ def show_help(function: Callable, name: str) -> None:
     print(helptext.HelpText(shown, trace=trace.FireTrace(shown, name=name)))
 
 
+def spelt_out(flag: str, names: list[str]) -> str:
+    """Return the name that a one-letter flag is short for, as fire does where a function does not take any flag."""
+    meant = [name for name in names if name.startswith(flag)] if len(flag) == 1 else []
+    return meant[0] if len(meant) == 1 else flag
+
+
 def flags_typed() -> set[str]:
-    """Return the names of the long flags on this process's command line."""
-    return {word[2:].split("=")[0].replace("-", "_") for word in sys.argv[1:] if word.startswith("--")}
+    """Return the names of the flags on this process's command line; fire takes one dash for two."""
+    flags = (word.lstrip("-") for word in sys.argv[1:] if word.startswith("-"))
+    return {flag.split("=")[0].replace("-", "_") for flag in flags}
 
 
 def train(original: Callable) -> Callable:

@@ -13,12 +13,10 @@ class Pass:
     Attributes:
         name: in reports and messages.
         required: whether a target is impossible where the pass cannot run; else it is left out.
-        exact: whether both graphs compute the same numbers, up to float rounding.
     """
 
     name: ClassVar[str]
     required: ClassVar[bool] = False
-    exact: ClassVar[bool] = True
 
     def check(self, graph: Graph) -> str | None:
         """Return why this pass cannot run on `graph`, as a clause; None where it can."""

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from yolov5_sparse_plugin.export.graph import Graph, Grid, producer, values
 from yolov5_sparse_plugin.export.passes import Pass
 
-MOVING = ("Concat", "MaxPool", "Resize", "SpaceToDepth", "Slice")  # what comes out was there before
+MOVING = ("Concat", "MaxPool", "Resize", "Slice")  # what comes out was there before
 # activation -> its float function; where torch writes several nodes, `activation_of` knows them by the first
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "SiLU": lambda x: x / (1 + np.exp(-x)),
@@ -30,7 +30,6 @@ class CompleteGrids(Pass):
     """
 
     name = "complete_grids"
-    exact = False  # rounds what was float
 
     def apply(self, graph: Graph) -> int:
         before = len(graph.grids)

@@ -20,7 +20,6 @@ class ConvolveIntegers(Pass):
     """
 
     name = "convolve_integers"
-    exact = False  # rounds the bias
 
     def apply(self, graph: Graph) -> int:
         changed = 0
@@ -50,7 +49,7 @@ class ConvolveIntegers(Pass):
 
 
 def common_scale(weight: gs.Node) -> float | None:
-    """Return the one scale of a dequantized weight, channels of nothing but zeros aside; None where there are several."""
+    """Return the one scale of a dequantized weight, channels of zeros aside; None where there are several."""
     q, scale = weight.inputs[0].values, weight.inputs[1].values
     alive = scale[q.reshape(len(q), -1).any(axis=1)]
     if alive.size == 0:

@@ -19,7 +19,6 @@ class LiftQuantizers(Pass):
     """
 
     name = "lift_quantizers"
-    exact = False  # until the quantizers are placed again
 
     def apply(self, graph: Graph) -> int:
         lifted = 0

@@ -22,7 +22,6 @@ class PlaceQuantizers(Pass):
     """
 
     name = "place_quantizers"
-    exact = False
 
     def __init__(self, ops: tuple[str, ...], outputs: bool):
         self.ops, self.outputs = ops, outputs

@@ -20,7 +20,6 @@ class QuantizeBias(Pass):
     """
 
     name = "quantize_bias"
-    exact = False
 
     def apply(self, graph: Graph) -> int:
         changed = 0

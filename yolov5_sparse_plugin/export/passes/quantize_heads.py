@@ -25,7 +25,6 @@ class QuantizeHeads(Pass):
     """
 
     name = "quantize_heads"
-    exact = False  # rounds what was float
 
     def apply(self, graph: Graph) -> int:
         heads = [conv for conv in graph.nodes("Conv") if conv.outputs[0].name not in graph.grids and is_head(conv)]
@@ -54,12 +53,21 @@ def logit_limits(conv: gs.Node) -> np.ndarray:
     groups there are.
     """
     count = conv.inputs[1].shape[0]
-    shapes = [values(node.inputs[1]) for node in conv.outputs[0].outputs if node.op == "Reshape"]
-    outputs = next((int(s[2]) for s in shapes if s is not None and len(s) == 5 and count % int(s[2]) == 0), count)
+    shapes = [shape_of(node) for node in conv.outputs[0].outputs if node.op == "Reshape"]
+    outputs = next((shape[2] for shape in shapes if len(shape) == 5 and shape[2] and count % shape[2] == 0), count)
     limit = np.full((count // outputs, outputs), CONFIDENCE_LIMIT)
     if outputs < count:
         limit[:, :4] = BOX_LIMIT
     return limit.reshape(-1)
+
+
+def shape_of(reshape: gs.Node) -> list[int | None]:
+    """Return the shape that a Reshape makes, None where it is computed (`--dynamic`)."""
+    shape, maker = values(reshape.inputs[1]), producer(reshape.inputs[1])
+    if shape is not None:
+        return [int(size) for size in shape]
+    parts = [values(tensor) for tensor in maker.inputs] if maker is not None and maker.op == "Concat" else []
+    return [int(part.reshape(-1)[0]) if part is not None else None for part in parts]
 
 
 def is_head(conv: gs.Node) -> bool:

@@ -18,7 +18,6 @@ class QuantizeWeights(Pass):
     """
 
     name = "quantize_weights"
-    exact = False  # where a channel's range was asymmetric, see `rounded`
 
     def _found(self, graph: Graph):
         for conv in graph.nodes("Conv"):
