@@ -81,10 +81,10 @@ def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
     given, source = export.verification_images(IMAGES)
     try:
         session = load_session(file)
-        pairs = [(torch_output(export.model, image), run(session, image)) for image in given]
+        theirs = np.concatenate([torch_output(export.model, image) for image in given])
+        ours = run(session, given)
     except Exception as error:  # the engine's own classes
         raise ExportError(f"the exported graph does not run: {type(error).__name__}: {error}") from error
-    theirs, ours = (np.concatenate([pair[i] for pair in pairs]) for i in (0, 1))
     if theirs.shape != ours.shape or not np.isfinite(ours).all():
         raise ExportError(
             f"the exported graph does not compute what the model does: {ours.shape}, torch {theirs.shape}"
@@ -126,16 +126,23 @@ def torch_output(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     return (output[0] if isinstance(output, (list, tuple)) else output).float().cpu().numpy()
 
 
-def run(session: Any, image: np.ndarray) -> np.ndarray:
-    """Return the graph's predictions of one image, float32 [1, boxes, 5 + classes]; `image` as from `images.load`."""
+def run(session: Any, images: list[np.ndarray]) -> np.ndarray:
+    """Return the graph's predictions, float32 [images, boxes, 5 + classes]; `images` as from `images.load`.
+
+    A graph of a fixed batch gets that many images at a time, the last one repeated to fill it.
+    """
     wanted = session.get_inputs()[0]
     batch = wanted.shape[0] if isinstance(wanted.shape[0], int) else 1
-    image = np.repeat(image, batch, axis=0)
-    if wanted.type == "tensor(uint8)":
-        image = np.round(image * 255).astype(np.uint8)
-    if wanted.type == "tensor(float16)":
-        image = image.astype(np.float16)
-    return session.run(None, {wanted.name: image})[0][:1].astype(np.float32)
+    found = []
+    for start in range(0, len(images), batch):
+        some = images[start : start + batch]
+        together = np.concatenate([*some, *[some[-1]] * (batch - len(some))])
+        if wanted.type == "tensor(uint8)":
+            together = np.round(together * 255).astype(np.uint8)
+        if wanted.type == "tensor(float16)":
+            together = together.astype(np.float16)
+        found.append(session.run(None, {wanted.name: together})[0][: len(some)].astype(np.float32))
+    return np.concatenate(found)
 
 
 def detect(prediction: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,7 +241,7 @@ def write_samples(export: ExportRun, file: Path, folder: Path) -> None:
     wanted = session.get_inputs()[0]
     loaded = tqdm(images.load(files, export.size), total=len(files), desc="samples", unit="image")
     for number, image in enumerate(loaded):
-        output = run(session, image)
+        output = run(session, [image])
         if wanted.type == "tensor(uint8)":
             image = np.round(image * 255).astype(np.uint8)
         np.savez_compressed(folder / "sample-inputs" / f"inp-{number:04}.npz", **{wanted.name: image[0]})
