@@ -1,7 +1,7 @@
-"""Fake quantization that costs a third less time than SparseML's default, and that leaves its scales alone.
+"""Fake quantization that costs less time than SparseML's default, and that leaves its scales alone.
 
-Observing and rounding happen in one torch operator instead of six: a training step of yolov5n takes 1.35 times a
-float one instead of 1.7 (benchmarks/steps.py).
+Observing and rounding of activations happen in one torch operator instead of six: a training step of yolov5n takes 1.56
+times a float one instead of 1.61 (benchmarks/steps.py).
 """
 
 from __future__ import annotations
