@@ -115,6 +115,19 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if isinstance(tensor, gs.Variable) and tensor.inputs else None
 
 
+def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
+    """Return the DequantizeLinear that computes `tensor`; None where something else, or nothing, does."""
+    node = producer(tensor)
+    return node if node is not None and node.op == DEQUANTIZE else None
+
+
+def store_weight(dequantize: gs.Node, q: np.ndarray | None = None, scale: np.ndarray | None = None) -> None:
+    """Replace what a weight's DequantizeLinear reads: its steps (as int8), its scales (as float32), or both."""
+    for place, array, dtype in ((0, q, np.int8), (1, scale, np.float32)):
+        if array is not None:
+            dequantize.inputs[place] = constant(dequantize.inputs[place].name, array.astype(dtype))
+
+
 def replace_uses(old: gs.Tensor, new: gs.Tensor, among: list[gs.Node] | None = None) -> None:
     """Let every consumer of `old` (or those of `among`) read `new` instead."""
     for node in list(old.outputs) if among is None else among:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from yolov5_sparse_plugin.export.graph import Graph, producer
+from yolov5_sparse_plugin.export.graph import Graph, dequantizer
 from yolov5_sparse_plugin.export.passes import Pass
 from yolov5_sparse_plugin.export.passes.complete_grids import CompleteGrids
 from yolov5_sparse_plugin.export.passes.convolve_integers import ConvolveIntegers, common_scale
@@ -55,7 +55,7 @@ def for_openvino(graph: Graph) -> tuple[Pass, ...]:
 
 def for_deepsparse(graph: Graph) -> tuple[Pass, ...]:
     """Integer products where each weight has one scale; with a scale a channel, 8 bits all the way."""
-    weights = [producer(conv.inputs[1]) for conv in graph.nodes("Conv")]
+    weights = [dequantizer(conv.inputs[1]) for conv in graph.nodes("Conv")]
     if all(weight is None or common_scale(weight) is not None for weight in weights):
         return (AT_CONVOLUTIONS, ConvolveIntegers())
     return for_onnxruntime(graph)

@@ -11,7 +11,7 @@ class Pass:
     """One rewrite. Its docstring shows the graph before and after.
 
     Attributes:
-        name: in reports and messages.
+        name: that of its file.
         required: whether a target is impossible where the pass cannot run; else it is left out.
     """
 

@@ -11,7 +11,7 @@ from yolov5_sparse_plugin.export.graph import Graph, Grid, producer, values
 from yolov5_sparse_plugin.export.passes import Pass
 
 MOVING = ("Concat", "MaxPool", "Resize", "Slice")  # what comes out was there before
-# activation -> its float function; where torch writes several nodes, `activation_of` knows them by the first
+# activation -> its float function; SiLU, which is two nodes, by a name of its own
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "SiLU": lambda x: x / (1 + np.exp(-x)),
     "HardSwish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),

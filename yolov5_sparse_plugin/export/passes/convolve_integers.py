@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import DEQUANTIZE, Graph, constant, producer, values
+from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer, values
 from yolov5_sparse_plugin.export.passes import Pass
 from yolov5_sparse_plugin.export.passes.quantize_bias import ROOM
 
@@ -24,11 +24,12 @@ class ConvolveIntegers(Pass):
     def apply(self, graph: Graph) -> int:
         changed = 0
         for conv in graph.nodes("Conv"):
-            data, weight = producer(conv.inputs[0]), producer(conv.inputs[1])
-            if any(node is None or node.op != DEQUANTIZE for node in (data, weight)) or common_scale(weight) is None:
+            data, weight = dequantizer(conv.inputs[0]), dequantizer(conv.inputs[1])
+            common = common_scale(weight) if data is not None and weight is not None else None
+            if common is None:
                 continue
             name, output = conv.name, conv.outputs[0]
-            scale = np.float64(data.inputs[1].values) * common_scale(weight)
+            scale = np.float64(data.inputs[1].values) * common
             if len(conv.inputs) > 2 and np.abs(values(conv.inputs[2])).max() > scale * ROOM:
                 continue  # weights next to nothing: their bias would not fit
             q = constant(f"{name}_ci_w", (weight.inputs[0].values.astype(np.int16) + 128).astype(np.uint8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import DEQUANTIZE, Graph, constant, producer, values
+from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer, store_weight, values
 from yolov5_sparse_plugin.export.passes import Pass
 
 
@@ -24,8 +24,7 @@ class FoldBatchNorm(Pass):
     def apply(self, graph: Graph) -> int:
         changed = 0
         for conv in graph.nodes("Conv"):
-            channels = values(conv.inputs[1]) if producer(conv.inputs[1]) is None else None
-            if channels is None and producer(conv.inputs[1]).op != DEQUANTIZE:
+            if values(conv.inputs[1]) is None and dequantizer(conv.inputs[1]) is None:
                 continue
             count = conv.inputs[1].shape[0]
             factor, shift = np.ones(count), np.zeros(count)
@@ -44,28 +43,24 @@ class FoldBatchNorm(Pass):
                 conv.outputs = [output]
                 changed += 1
             if last is not None:
-                self._rescale(graph, conv, factor)
+                self._rescale(conv, factor)
                 conv.inputs = [*conv.inputs[:2], constant(f"{conv.name}_b", shift.astype(np.float32))]
         graph.tidy()
         return changed
 
-    def _rescale(self, graph: Graph, conv: gs.Node, factor: np.ndarray) -> None:
+    def _rescale(self, conv: gs.Node, factor: np.ndarray) -> None:
         weight = conv.inputs[1]
         if isinstance(weight, gs.Constant):
             conv.inputs[1] = constant(
                 f"{conv.name}_w", (weight.values * factor.reshape(-1, 1, 1, 1)).astype(np.float32)
             )
             return
-        dequantize = producer(weight)
+        dequantize = dequantizer(weight)
         q, scale = dequantize.inputs[0].values.astype(np.int16), dequantize.inputs[1].values
         q[factor < 0] *= -1
-        dequantize.inputs[0] = constant(dequantize.inputs[0].name, np.clip(q, -128, 127).astype(np.int8))
         dead = factor == 0  # pruned by its batch norm
-        dequantize.inputs[1] = constant(
-            dequantize.inputs[1].name, np.where(dead, scale, scale * np.abs(factor)).astype(np.float32)
-        )
-        if dead.any():
-            dequantize.inputs[0].values[dead] = 0
+        q[dead] = 0
+        store_weight(dequantize, np.clip(q, -128, 127), np.where(dead, scale, scale * np.abs(factor)))
 
 
 def affine(node: gs.Node, data: gs.Tensor, count: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -32,7 +32,7 @@ class PlaceQuantizers(Pass):
 
     def _runs_in_8_bits(self, graph: Graph, node: gs.Node) -> bool:
         tensors = self._inputs(node) + (list(node.outputs) if self.outputs else [])
-        return node.op in self.ops and all(t.name in graph.grids and values(t) is None for t in tensors)
+        return node.op in self.ops and all(tensor.name in graph.grids for tensor in tensors)
 
     def apply(self, graph: Graph) -> int:
         inside = [node for node in graph.onnx.nodes if self._runs_in_8_bits(graph, node)]

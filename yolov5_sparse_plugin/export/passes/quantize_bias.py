@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from yolov5_sparse_plugin.export.graph import DEQUANTIZE, Graph, constant, producer, values
+from yolov5_sparse_plugin.export.graph import DEQUANTIZE, Graph, constant, dequantizer, store_weight, values
 from yolov5_sparse_plugin.export.passes import Pass
 
 ROOM = 2.0**30  # half of what int32 holds: the other half is for the sum of products
@@ -24,9 +24,9 @@ class QuantizeBias(Pass):
     def apply(self, graph: Graph) -> int:
         changed = 0
         for conv in graph.nodes("Conv"):
-            data, weight = producer(conv.inputs[0]), producer(conv.inputs[1])
+            data, weight = dequantizer(conv.inputs[0]), dequantizer(conv.inputs[1])
             bias = values(conv.inputs[2]) if len(conv.inputs) > 2 else None
-            if bias is None or any(node is None or node.op != DEQUANTIZE for node in (data, weight)):
+            if bias is None or data is None or weight is None:
                 continue
             if values(data.inputs[1]) is None or data.inputs[1].values.ndim:
                 continue
@@ -35,7 +35,8 @@ class QuantizeBias(Pass):
             dead = ~weight.inputs[0].values.reshape(len(bias), -1).any(axis=1)  # any scale does for nothing but zeros
             wanted = np.where(dead, np.maximum(least * 2, 1e-8), np.maximum(w_scale, least))
             if (wanted != w_scale).any():
-                self._rescale(weight, wanted)
+                ratio = (weight.inputs[1].values / wanted).reshape(-1, 1, 1, 1)
+                store_weight(weight, np.round(weight.inputs[0].values * ratio), wanted)
                 w_scale = weight.inputs[1].values.astype(np.float64)
             scale = (x_scale * w_scale).astype(np.float32)
             q = np.round(bias.astype(np.float64) / scale).astype(np.int32)
@@ -44,9 +45,3 @@ class QuantizeBias(Pass):
             conv.inputs[2] = graph.add(DEQUANTIZE, f"{name}_dq", inputs, np.float32, q.shape, axis=0)
             changed += 1
         return changed
-
-    def _rescale(self, weight, scale: np.ndarray) -> None:
-        q, old = weight.inputs[0], weight.inputs[1]
-        ratio = (old.values / scale).reshape(-1, 1, 1, 1)
-        weight.inputs[0] = constant(q.name, np.round(q.values * ratio).astype(np.int8))
-        weight.inputs[1] = constant(old.name, scale.astype(np.float32))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import DEQUANTIZE, QUANTIZE, Graph, constant, producer, values
+from yolov5_sparse_plugin.export.graph import DEQUANTIZE, QUANTIZE, Graph, constant, dequantizer, producer, values
 from yolov5_sparse_plugin.export.passes import Pass
 
 
@@ -19,18 +21,16 @@ class QuantizeWeights(Pass):
 
     name = "quantize_weights"
 
-    def _found(self, graph: Graph):
+    def _found(self, graph: Graph) -> Iterator[tuple[gs.Node, gs.Node]]:
         for conv in graph.nodes("Conv"):
-            dequantize = producer(conv.inputs[1])
-            quantize = (
-                producer(dequantize.inputs[0]) if dequantize is not None and dequantize.op == DEQUANTIZE else None
-            )
+            dequantize = dequantizer(conv.inputs[1])
+            quantize = producer(dequantize.inputs[0]) if dequantize is not None else None
             if quantize is not None and quantize.op == QUANTIZE and values(quantize.inputs[0]) is not None:
-                yield conv, quantize, dequantize
+                yield conv, quantize
 
     def apply(self, graph: Graph) -> int:
         found = list(self._found(graph))
-        for conv, quantize, _ in found:
+        for conv, quantize in found:
             q, scale = rounded(quantize)
             name = f"{conv.name}_w"
             conv.inputs[1] = graph.add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import DEQUANTIZE, Graph, constant, producer
+from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer
 from yolov5_sparse_plugin.export.passes import Pass
 
 
@@ -39,8 +39,8 @@ class StemToDepth(Pass):
     def apply(self, graph: Graph) -> int:
         conv = self._stem(graph)
         images = conv.inputs[0]
-        dequantize = producer(conv.inputs[1])
-        holder, place = (dequantize, 0) if dequantize is not None and dequantize.op == DEQUANTIZE else (conv, 1)
+        dequantize = dequantizer(conv.inputs[1])
+        holder, place = (dequantize, 0) if dequantize is not None else (conv, 1)
         weight = holder.inputs[place].values
         # SpaceToDepth puts pixel (row, column) of each block into channels (row * 2 + column) * C …
         blocks = [weight[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
