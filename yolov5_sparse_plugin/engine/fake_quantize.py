@@ -21,8 +21,7 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     - ranges are observed in training only: torch also observes in `eval()`, so that the images of the validation
       set would move the scales of the model that is being validated;
     - a cast (`.half()`, `.double()`) leaves scale, zero point and observer in float32. FP16 keeps 11 bits of a scale:
-      0.0734659 comes back as 0.0734863, and every weight of the layer moves.
-
+      0.0734659 comes back as 0.0734863, and every weight of the layer moves;
     - symmetric ranges (weights) are symmetric: the fused operator gives a channel that has no negative weight left, as
       pruning makes them, a zero point of -128, which the engines' integer kernels cannot represent.
 

@@ -38,6 +38,10 @@ class Layer:
     bytes: int
     precision: str
 
+    @property
+    def parameters(self) -> int:
+        return self.bytes // WIDTHS[self.precision]
+
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
     """Return the convolutions of a model, in its order."""
@@ -72,8 +76,7 @@ def write(export: ExportRun, file: Path) -> None:
         "bytes": len(raw),
         "bytes_gzipped": len(gzip.compress(raw, 6)),
         "bytes_of_weights": weights,
-        "bytes_as_float32": len(raw)
-        + sum(layer.bytes // WIDTHS[layer.precision] * 4 - layer.bytes for layer in layers),
+        "bytes_as_float32": len(raw) + sum(layer.parameters * 4 - layer.bytes for layer in layers),
         "sparsity": export.findings.sparsity if export.findings else None,
         "verified": export.findings.as_dict() if export.findings else None,
         "layers": [asdict(layer) for layer in layers],
@@ -132,8 +135,8 @@ def draw(layers: list[Layer], title: str) -> Figure:
     present = [name for name in COLOURS if any(layer.precision == name for layer in layers)]
     upper.legend(handles=[Patch(color=COLOURS[name], label=name) for name in present], loc="upper left", ncols=2)
     total = sum(layer.bytes for layer in layers)
-    parameters = sum(layer.bytes // WIDTHS[layer.precision] for layer in layers)
-    zeros = sum(layer.sparsity * (layer.bytes // WIDTHS[layer.precision]) for layer in layers)
+    parameters = sum(layer.parameters for layer in layers)
+    zeros = sum(layer.sparsity * layer.parameters for layer in layers)
     figure.suptitle(
         f"{title}: {parameters / 1e6:.2f} million weights in {len(layers)} convolutions, "
         f"{zeros / max(parameters, 1):.1%} zero, {total / 1e6:.1f} MB",

@@ -19,7 +19,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable
 
@@ -29,7 +28,9 @@ import torch
 from yolov5_sparse_plugin import recipes_io
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import entry, images, verify
-from yolov5_sparse_plugin.hosts.patchset import PatchSet, View
+from yolov5_sparse_plugin.hosts.log import say
+from yolov5_sparse_plugin.hosts.patchset import PatchSet
+from yolov5_sparse_plugin.hosts.pip_package import adopt_classes
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -48,7 +49,7 @@ class ExportRun:
         quantized: whether the model has quantizers.
         sparse: whether there is anything for this plugin to do but to repair upstream's command.
         model: the torch model, once loaded.
-        findings: of `verify`, once the graph is there.
+        findings: of `verify`, once the graph is there. written: the file, once it is in place.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ExportRun:
     ):
         self._upstream = upstream
         self.options, self.arguments, self.typed = options, arguments, typed
-        self.hook, self._hooks = hooks.hook, hooks
+        self.hook = hooks.hook
         self.weights = Path(arguments["weights"])
         self.target = options.target
         self.part = checkpoints.read(self.weights)["sparse"] if checkpoints.is_sparse(self.weights) else None
@@ -82,11 +83,7 @@ class ExportRun:
         return math.ceil(size[0] / stride) * stride, math.ceil(size[-1] / stride) * stride
 
     def say(self, message: str, warn: bool = False) -> None:
-        """Print through the host's own logger."""
-        log = self.host["LOGGER"]
-        (log.warning if warn else log.info)(
-            self.host["colorstr"]("sparse: ") + ("WARNING ⚠️ " if warn else "") + message
-        )
+        say(self.host, message, warn)
 
     def calibration_files(self, count: int) -> list[Path]:
         """Return images of the data set that the user named; of the training split, spread over it."""
@@ -168,7 +165,7 @@ class ExportRun:
         seams = {"export_load": self._load, "export_onnx": self._export_onnx}
         if self.sparse:
             self.hook.sparse_export_start(export=self)
-        with checkpoints.whole_pickles(), PatchSet(function, seams, str(self.host.get("__version__", "7.0.14"))):
+        with checkpoints.whole_pickles(), PatchSet(function, seams, str(self.host.get("__version__", "?"))):
             files = self._upstream(**self.arguments)
         missing = [name for name in self.arguments["include"] if not self._among(name, files or [])]
         if missing:
@@ -225,7 +222,7 @@ class ExportRun:
 
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
-            with scratch_folder(final) as folder, self._torchscript_exporter(inner):
+            with scratch_folder(final) as folder, PatchSet(inner, {"trace": by_tracing}):
                 inner(model, im, folder / Path(file).name, *args, **kwargs)
                 written = folder / final.name
                 if self.sparse:
@@ -258,19 +255,12 @@ class ExportRun:
         if self.options.export_samples:
             verify.write_samples(self, file, file.parent)
 
-    @contextlib.contextmanager
-    def _torchscript_exporter(self, function: Callable) -> Iterator[None]:
-        """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes."""
-        namespace = function.__globals__
-        before, view = namespace["torch"], View(namespace["torch"])
-        if "dynamo" in inspect.signature(torch.onnx.export).parameters:
-            view.onnx = View(torch.onnx)
-            view.onnx.export = lambda *args, **kwargs: torch.onnx.export(*args, **{"dynamo": False, **kwargs})
-        namespace["torch"] = view
-        try:
-            yield
-        finally:
-            namespace["torch"] = before
+
+def by_tracing(torch_export: Callable) -> Callable:
+    """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes."""
+    if "dynamo" not in inspect.signature(torch_export).parameters:
+        return torch_export
+    return lambda *args, **kwargs: torch_export(*args, **{"dynamo": False, **kwargs})
 
 
 @contextlib.contextmanager
@@ -292,15 +282,3 @@ def scratch_folder(final: Path) -> Iterator[Path]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def adopt_classes(model: torch.nn.Module) -> None:
-    """Let a model that a git checkout pickled (`models.yolo.Detect`) be of this YOLOv5's own classes, in place.
-
-    `run()` finds the Detect layer with `isinstance`; of a foreign one it exports four outputs instead of one.
-    """
-    for module in model.modules():
-        own = type(module)
-        if own.__module__.startswith("models."):
-            with contextlib.suppress(ImportError, AttributeError):
-                module.__class__ = getattr(import_module("yolov5." + own.__module__), own.__name__)

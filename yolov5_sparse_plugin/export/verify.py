@@ -72,7 +72,8 @@ def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
     """Check `model`, run it from `file` in ONNX Runtime beside the torch model, and compare.
 
     Raises:
-        ExportError: the graph is invalid, computes something of another shape or no numbers, or lost zeros.
+        ExportError: the graph is invalid or does not run, computes something of another shape or no numbers, or lost
+            zeros.
     """
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -126,6 +127,14 @@ def torch_output(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     return (output[0] if isinstance(output, (list, tuple)) else output).float().cpu().numpy()
 
 
+def as_input(session: Any, images: np.ndarray) -> np.ndarray:
+    """Return `images` (float32, 0..1) in the type that the graph takes: uint8 0..255, float16 or float32."""
+    wanted = session.get_inputs()[0].type
+    if wanted == "tensor(uint8)":
+        return np.round(images * 255).astype(np.uint8)
+    return images.astype(np.float16) if wanted == "tensor(float16)" else images
+
+
 def run(session: Any, images: list[np.ndarray]) -> np.ndarray:
     """Return the graph's predictions, float32 [images, boxes, 5 + classes]; `images` as from `images.load`.
 
@@ -136,11 +145,7 @@ def run(session: Any, images: list[np.ndarray]) -> np.ndarray:
     found = []
     for start in range(0, len(images), batch):
         some = images[start : start + batch]
-        together = np.concatenate([*some, *[some[-1]] * (batch - len(some))])
-        if wanted.type == "tensor(uint8)":
-            together = np.round(together * 255).astype(np.uint8)
-        if wanted.type == "tensor(float16)":
-            together = together.astype(np.float16)
+        together = as_input(session, np.concatenate([*some, *[some[-1]] * (batch - len(some))]))
         found.append(session.run(None, {wanted.name: together})[0][: len(some)].astype(np.float32))
     return np.concatenate(found)
 
@@ -242,8 +247,8 @@ def write_samples(export: ExportRun, file: Path, folder: Path) -> None:
     loaded = tqdm(images.load(files, export.size), total=len(files), desc="samples", unit="image")
     for number, image in enumerate(loaded):
         output = run(session, [image])
-        if wanted.type == "tensor(uint8)":
-            image = np.round(image * 255).astype(np.uint8)
-        np.savez_compressed(folder / "sample-inputs" / f"inp-{number:04}.npz", **{wanted.name: image[0]})
+        np.savez_compressed(
+            folder / "sample-inputs" / f"inp-{number:04}.npz", **{wanted.name: as_input(session, image)[0]}
+        )
         np.savez_compressed(folder / "sample-outputs" / f"out-{number:04}.npz", output0=output[0])
     export.say(f"wrote {len(files)} pairs into sample-inputs and sample-outputs beside the model")

@@ -5,6 +5,7 @@ A doorway passes everything through while nothing sparse is in play.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -150,7 +151,7 @@ def export(original: Callable) -> Callable:
     """Export with the sparse options in the signature: python-fire reads flags, defaults and help from it."""
     upstream = inspect.signature(original)
     ours = options.of_command("export")
-    names = ["sparse_" + o.name for o in ours] + [alias for o in ours for alias in o.aliases]
+    names = list(options.typed_names("export"))
     keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
     others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)  # a misspelt flag reaches us, not fire
 
@@ -260,3 +261,15 @@ def detect_multi_backend(original: Callable) -> Callable:
 def absolute(file: Any) -> Any:
     """Return the absolute path of a file that exists: upstream asks a model hub about relative ones, offline too."""
     return str(Path(file).resolve()) if isinstance(file, (str, Path)) and Path(file).is_file() else file
+
+
+def adopt_classes(model: Any) -> None:
+    """Let a model that a git checkout pickled (`models.yolo.Detect`) be of this YOLOv5's own classes, in place.
+
+    `run()` finds the Detect layer with `isinstance`; of a foreign one it exports four outputs instead of one.
+    """
+    for module in model.modules():
+        own = type(module)
+        if own.__module__.startswith("models."):
+            with contextlib.suppress(ImportError, AttributeError):
+                module.__class__ = getattr(importlib.import_module("yolov5." + own.__module__), own.__name__)

@@ -52,4 +52,6 @@ SEAMS = {
     # of the export module's run()
     "export_load": Seam(("attempt_load",), "quantizers, one-shot recipes, and this YOLOv5's own classes"),
     "export_onnx": Seam(("export_onnx",), "the graph of a quantized model, and errors that end the command"),
+    # of its export_onnx()
+    "trace": Seam(("torch.onnx.export",), "torch >= 2.9 would export through another exporter", required=False),
 }

@@ -24,6 +24,7 @@ import torch
 
 from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
 from yolov5_sparse_plugin.errors import PluginError
+from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
@@ -83,10 +84,7 @@ class TrainingRun:
         return self._train.__globals__
 
     def say(self, message: str, warn: bool = False) -> None:
-        """Print through the host's own logger."""
-        log = self.host["LOGGER"]
-        prefix = self.host["colorstr"]("sparse: ")
-        (log.warning if warn else log.info)(prefix + ("WARNING ⚠️ " if warn else "") + message)
+        say(self.host, message, warn)
 
     def execute(self, hyp: Any, device: Any, callbacks: Any) -> Any:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
