@@ -118,7 +118,7 @@ def yolov5_command() -> str:
 
 def run(folder: Path) -> int:
     """Run the demo in `folder`; return the exit status."""
-    from yolov5_sparse_plugin.summary import checkpoint_rows, print_table
+    from yolov5_sparse_plugin.summary import checkpoint_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     print(f"Drawing a data set of {', '.join(CLASSES)} into {folder / 'data'} …", flush=True)
@@ -136,8 +136,7 @@ def run(folder: Path) -> int:
         print(f"\nThe training failed with exit status {status}; see above.", file=sys.stderr)
         return status
     weights = folder / "runs" / "demo" / "weights"
-    print_table(weights, f"What the recipe made of it ({recipe})")
-    problems = failures(checkpoint_rows(weights))
+    problems = failures(checkpoint_rows(weights))  # the run has just printed them as a table
     for problem in problems:
         print(f"yolov5-sparse: error: {problem}", file=sys.stderr)
     if not problems:
