@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -221,8 +223,9 @@ def _measure_engine(
         children = []
         for model in models:
             steps.next(f"{engine}: loading {model.name}")
-            children.append(Child(engine, model, batch, img, threads))
-            stack.callback(children[-1].close)
+            with interrupts_held():
+                children.append(Child(engine, model, batch, img, threads))
+                stack.callback(children[-1].close)
             children[-1].load()
             steps.next(f"{engine}: loading {model.name}", 1)
         for number in range(warmup + rounds):
@@ -233,6 +236,25 @@ def _measure_engine(
                     child.seconds.append(seconds)
                 steps.next(f"{engine}: {'warming up' if number < warmup else f'round {number - warmup + 1}'}", 1)
         return _rows(engine, models, children, batch)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until a process that is being started has an owner who will end it.
+
+    Blocking the signal would not do: the thread that draws the progress bar takes it, and Python raises in this one.
+    """
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C goes to the main thread
+        yield
+        return
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _rows(engine: str, models: Sequence[Path], children: Sequence[Child], batch: int) -> list[Row]:
