@@ -13,11 +13,3 @@ def sparse_export_graph(export, model):
     from yolov5_sparse_plugin.export.fixup import fix
 
     return fix(model, export.target, export.options.uint8_input)
-
-
-@hookimpl
-def sparse_export_done(export, file):
-    """Write down what was exported: numbers for programs, a page and a picture for people."""
-    from yolov5_sparse_plugin.export import report
-
-    report.write(export, file)

@@ -161,12 +161,14 @@ def test_without_any_one_hook_the_host_still_trains(tmp_path, shapes, recipe, na
         assert "the recipe will not be executed" in run.output
 
 
-def test_without_the_fixer_an_export_still_exports(spied, tmp_path):
+@pytest.mark.parametrize("blocked", ["onnx_fixer", "export_report", "onnx_fixer,export_report"])
+def test_without_the_fixer_or_the_report_an_export_still_exports(blocked, spied, tmp_path):
     run, _ = spied
     shutil.copyfile(run.weights / "best.pt", tmp_path / "best.pt")
     words = ["export", "--weights", "best.pt", "--imgsz", 64]
-    call([command("yolov5"), *words], tmp_path, YOLOV5_SPARSE_DISABLE="onnx_fixer")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.pt"]
+    call([command("yolov5"), *words], tmp_path, YOLOV5_SPARSE_DISABLE=blocked)
+    report = set() if "export_report" in blocked else {"best.export.json", "best.report.html", "best.sparsity.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"best.onnx", "best.pt"} | report
 
 
 def test_entry_points_are_registered(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from yolov5_sparse_plugin.export.passes.quantize_bias import QuantizeBias
 from yolov5_sparse_plugin.export.passes.quantize_heads import QuantizeHeads
 from yolov5_sparse_plugin.export.passes.quantize_weights import QuantizeWeights
 from yolov5_sparse_plugin.export.passes.saturate_relu import SaturateRelu
+from yolov5_sparse_plugin.export.passes.shorten_names import ShortenNames
 from yolov5_sparse_plugin.export.passes.shrink_constants import ShrinkConstants
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
 from yolov5_sparse_plugin.export.passes.uint8_input import Uint8Input
@@ -155,6 +156,21 @@ def test_fold_batchnorm_into_scales_and_bias(division, weights):
     if weights == "int8":
         scales = producer(graph.nodes("Conv")[0].inputs[1]).inputs[1].values
         assert bool((scales > 0).all()), "a negative factor goes into the weights: engines want positive scales"
+
+
+def test_short_names_are_for_tensors_inside_the_graph_only():
+    before, given = quantized_conv(), image()
+    before.graph.node[0].name = "/model.0/conv/Conv"
+    before.graph.initializer[0].name, old = "t0", before.graph.initializer[0].name  # a name that the pass would give
+    for node in before.graph.node:
+        node.input[:] = ["t0" if name == old else name for name in node.input]
+    expected = outputs(before, given)  # first: onnx-graphsurgeon renames the constants of the model that it was given
+    proto, _ = after(before, ShortenNames())
+    assert [v.name for v in (*proto.graph.input, *proto.graph.output)] == ["images", "y"]
+    assert "/model.0/conv/Conv" in [node.name for node in proto.graph.node]
+    inside = {name for node in proto.graph.node for name in (*node.input, *node.output)} - {"images", "y"}
+    assert inside == {f"t{n}" for n in range(len(inside))}
+    np.testing.assert_array_equal(outputs(proto, given), expected)
 
 
 def test_lifted_and_placed_again_the_numbers_are_those_of_training():

@@ -25,6 +25,7 @@ DEFAULT_HOOKS = (
     "quantization_aware",
     "sparse_checkpoints",
     "onnx_fixer",
+    "export_report",
 )
 
 

@@ -1,7 +1,8 @@
 """The process that runs one model in one engine for `bench`: loads it, then times an inference for each line it reads.
 
-Started as `python -m yolov5_sparse_plugin.bench.child JSON`; answers each time with one line of JSON. Engines abort the
-process on graphs that they do not like, and print what they like: here neither reaches the user's command.
+Started as `python -m yolov5_sparse_plugin.bench.child ENGINE`; the first line that it reads is the job, as JSON. Each
+line is answered with one line of JSON. Engines abort the process on graphs that they do not like, and print what they
+like: here neither reaches the user's command.
 """
 
 from __future__ import annotations
@@ -39,8 +40,13 @@ def main() -> None:
     try:
         from yolov5_sparse_plugin.bench.engines import ENGINES
 
-        job = json.loads(sys.argv[1])
-        inference = ENGINES[job["engine"]].load(Path(job["model"]), job["batch"], job["img"], job["threads"])
+        engine = ENGINES[sys.argv[1]]
+        engine.prepare()
+        line = sys.stdin.readline()
+        if not line:  # the parent needs it no more
+            return
+        job = json.loads(line)
+        inference = engine.load(Path(job["model"]), job["batch"], job["img"], job["threads"])
         answer(remark=inference.remark)
         gc.disable()
         for _ in sys.stdin:

@@ -1,10 +1,11 @@
 """The CPU engines that people deploy ONNX models with: whether they are here, and how to run a model in each.
 
-Nothing of an engine is imported before `Engine.load`.
+Nothing of an engine is imported before `Engine.prepare`.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import tempfile
@@ -52,6 +53,15 @@ class Engine:
                 continue
         return None
 
+    def prepare(self) -> None:
+        """Import the engine, up to three seconds' work, so that `load` finds it there."""
+        # DeepSparse and OpenVINO report to their makers at import unless told not to; OpenVINO forks a process for it,
+        # and leaves it alone where it believes to be in a continuous integration
+        os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")
+        os.environ.setdefault("NM_VERSION_CHECK", "false")
+        os.environ["CI"] = "true"
+        importlib.import_module(self.module)
+
     def load(self, path: Path, batch: int, img: int | None, threads: int) -> Inference:
         """Load the ONNX model in `path`, to run on a fixed random input of `batch` images with `threads` threads.
 
@@ -59,6 +69,7 @@ class Engine:
             BenchError: the file is no such model, or its shape is another one.
             Exception: whatever the engine raises; DeepSparse may also end the process.
         """
+        self.prepare()
         model = onnx_input.read(path)
         return self.loader(model, model.resolve(batch, img), model.random(batch, img), threads)
 
@@ -92,9 +103,6 @@ def _openvino(model: onnx_input.ImageInput, shape: Sequence[int], images: Any, t
 
 
 def _deepsparse(model: onnx_input.ImageInput, shape: Sequence[int], images: Any, threads: int) -> Inference:
-    # it reports to its makers at import unless told not to
-    os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")
-    os.environ.setdefault("NM_VERSION_CHECK", "false")
     import deepsparse
 
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -27,7 +27,7 @@ from yolov5_sparse_plugin.bench.child import telling_line
 from yolov5_sparse_plugin.bench.engines import ENGINES, Engine
 from yolov5_sparse_plugin.errors import BenchError, nearest
 
-__all__ = ["ENGINES", "Engine", "Row", "measure"]
+__all__ = ["ENGINES", "Engine", "Processes", "Row", "measure"]
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Row:
 
 
 class Child:
-    """A process that runs one model in one engine, see `child`.
+    """A process that runs an engine, one model in it, see `child`.
 
     Attributes:
         seconds: the timed inferences.
@@ -62,8 +62,7 @@ class Child:
         remark: what the engine says of the loaded model.
     """
 
-    def __init__(self, engine: str, model: Path, batch: int, img: int | None, threads: int):
-        job = {"engine": engine, "model": str(model), "batch": batch, "img": img, "threads": threads}
+    def __init__(self, engine: str):
         self.seconds: list[float] = []
         self.failed: str | None = None
         self.remark: str | None = None
@@ -71,7 +70,7 @@ class Child:
         self.folder = tempfile.TemporaryDirectory(prefix="yolov5-sparse-bench-")
         self.log = (Path(self.folder.name) / "log").open("w+", errors="replace")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "yolov5_sparse_plugin.bench.child", json.dumps(job)],
+            [sys.executable, "-m", "yolov5_sparse_plugin.bench.child", engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -80,24 +79,33 @@ class Child:
             bufsize=1,
         )
 
-    def load(self) -> None:
+    def load(self, model: Path, batch: int, img: int | None, threads: int) -> None:
+        """Let it load a model, and don't wait for that."""
+        self._say(json.dumps({"model": str(model), "batch": batch, "img": img, "threads": threads}))
+
+    def loaded(self) -> None:
         """Wait until the model is loaded, or has failed to."""
-        self.remark = self._answer().get("remark")
+        self.remark = None if self.failed else self._answer().get("remark")
 
     def time(self) -> float | None:
         """Run one inference and return its seconds; None if it failed."""
-        try:
-            self.process.stdin.write("\n")
-        except BrokenPipeError:
-            self.failed = self._last_words()
-            return None
-        return self._answer().get("seconds")
+        self._say("")
+        return None if self.failed else self._answer().get("seconds")
 
     def close(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
         self.log.close()
         self.folder.cleanup()
+
+    def _say(self, line: str) -> None:
+        try:
+            self.process.stdin.write(line + "\n")
+        except BrokenPipeError:
+            self.failed = self._last_words()
 
     def _answer(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
@@ -145,12 +153,17 @@ def measure(
         BenchError: a model, engine or number cannot be used as asked; nothing was measured.
     """
     models = [Path(model) for model in models]
-    check(models, engines, batch=batch, threads=threads, img=img, rounds=rounds, warmup=warmup)
-    threads = threads or cpu.detect().cores
+    if rounds < 1:
+        raise BenchError(f"bench --rounds {rounds}: needs a whole number of at least 1.")
+    if warmup < 0:
+        raise BenchError(f"bench: warmup={warmup} makes no sense. Give 0 or more.")
+    check(models, engines, batch=batch, threads=threads, img=img)
     steps = _Steps(len(engines) * len(models) * (1 + warmup + rounds), progress)
     rows = []
     for engine in engines:
-        rows += _measure_engine(engine, models, batch, threads, img, rounds, warmup, steps)
+        with Processes([engine], len(models)) as processes:
+            processes.load(models, batch=batch, threads=threads, img=img)
+            rows += processes.time(rounds, warmup, steps)
     return rows
 
 
@@ -161,15 +174,11 @@ def check(
     batch: int,
     threads: int | None,
     img: int | None,
-    rounds: int,
-    warmup: int,
 ) -> None:
     """Refuse what cannot be measured, before anything is; see `measure`."""
-    for name, value, least in (("batch", batch, 1), ("threads", threads, 1), ("img", img, 32), ("rounds", rounds, 1)):
+    for name, value, least in (("batch", batch, 1), ("threads", threads, 1), ("img", img, 32)):
         if value is not None and value < least:
             raise BenchError(f"bench --{name} {value}: needs a whole number of at least {least}.")
-    if warmup < 0:
-        raise BenchError(f"bench: warmup={warmup} makes no sense. Give 0 or more.")
     allowed = len(cpu.available())
     if threads and threads > allowed:
         raise BenchError(
@@ -209,33 +218,63 @@ class _Steps:
             self.report(self.done, self.total, what)
 
 
-def _measure_engine(
-    engine: str,
-    models: Sequence[Path],
-    batch: int,
-    threads: int,
-    img: int | None,
-    rounds: int,
-    warmup: int,
-    steps: _Steps,
-) -> list[Row]:
-    with ExitStack() as stack:
-        children = []
-        for model in models:
-            steps.next(f"{engine}: loading {model.name}")
-            with interrupts_held():
-                children.append(Child(engine, model, batch, img, threads))
-                stack.callback(children[-1].close)
-            children[-1].load()
-            steps.next(f"{engine}: loading {model.name}", 1)
-        for number in range(warmup + rounds):
-            # back and forth, so that nobody always follows the same neighbour
-            for child in children if number % 2 == 0 else children[::-1]:
-                seconds = None if child.failed else child.time()
-                if seconds is not None and number >= warmup:
-                    child.seconds.append(seconds)
-                steps.next(f"{engine}: {'warming up' if number < warmup else f'round {number - warmup + 1}'}", 1)
-        return _rows(engine, models, children, batch)
+class Processes:
+    """Engines in processes of their own, one for each model: started at once, given their models, then timed.
+
+    A context manager: entering starts the processes and does not wait for them (to import an engine takes up to three
+    seconds of one core), leaving ends them.
+    """
+
+    def __init__(self, engines: Sequence[str], models: int = 1):
+        self._children: dict[str, list[Child]] = {engine: [] for engine in engines}
+        self._count = models
+        self._stack = ExitStack()
+        self._models: Sequence[Path] = []
+        self._batch = 1
+
+    def __enter__(self) -> Processes:
+        with ExitStack() as stack:  # an interrupt half-way ends those that have started
+            for engine, children in self._children.items():
+                for _ in range(self._count):
+                    with interrupts_held():
+                        children.append(Child(engine))
+                        stack.callback(children[-1].close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def load(
+        self, models: Sequence[Path], *, batch: int = 1, threads: int | None = None, img: int | None = None
+    ) -> None:
+        """Let every engine load `models`, and don't wait for that. See `measure` for arguments and errors."""
+        check(models, list(self._children), batch=batch, threads=threads, img=img)
+        self._models, self._batch = models, batch
+        for children in self._children.values():
+            for model, child in zip(models, children):
+                child.load(model, batch, img, threads or cpu.detect().cores)
+
+    def time(self, rounds: int, warmup: int, steps: _Steps | None = None) -> list[Row]:
+        """Wait until all are loaded, then time engine by engine; see `measure`."""
+        steps = steps or _Steps(0, None)
+        for engine, children in self._children.items():
+            for model, child in zip(self._models, children):
+                steps.next(f"{engine}: loading {model.name}")
+                child.loaded()
+                steps.next(f"{engine}: loading {model.name}", 1)
+        rows = []
+        for engine, children in self._children.items():
+            for number in range(warmup + rounds):
+                # back and forth, so that nobody always follows the same neighbour
+                for child in children if number % 2 == 0 else children[::-1]:
+                    seconds = None if child.failed else child.time()
+                    if seconds is not None and number >= warmup:
+                        child.seconds.append(seconds)
+                    what = "warming up" if number < warmup else f"round {number - warmup + 1}"
+                    steps.next(f"{engine}: {what}", 1)
+            rows += _rows(engine, self._models, children, self._batch)
+        return rows
 
 
 @contextmanager

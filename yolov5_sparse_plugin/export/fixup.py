@@ -9,6 +9,7 @@ import onnx
 from yolov5_sparse_plugin.errors import ExportError
 from yolov5_sparse_plugin.export.graph import Graph
 from yolov5_sparse_plugin.export.passes import Pass
+from yolov5_sparse_plugin.export.passes.shorten_names import ShortenNames
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
 from yolov5_sparse_plugin.export.passes.uint8_input import Uint8Input
 from yolov5_sparse_plugin.export.targets import COMMON, TARGETS
@@ -30,7 +31,7 @@ def fix(model: onnx.ModelProto, target: str, uint8_input: bool = False) -> onnx.
     passes = TARGETS[target](graph)
     if uint8_input:
         passes = (*(step for step in passes if not isinstance(step, StemToDepth)), Uint8Input())
-    run(graph, passes, target)
+    run(graph, (*passes, ShortenNames()), target)  # last: the passes before it name tensors after those that they find
     return graph.write()
 
 

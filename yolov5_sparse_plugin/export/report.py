@@ -7,6 +7,7 @@ import gzip
 import html
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +15,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from yolov5_sparse_plugin import __version__
-from yolov5_sparse_plugin.bench import onnx_input
-from yolov5_sparse_plugin.bench.measure import ENGINES, measure
+from yolov5_sparse_plugin.bench.measure import ENGINES, Row
 from yolov5_sparse_plugin.export import verify
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from yolov5_sparse_plugin.export.run import ExportRun
 
-ROUNDS, WARMUP = 5, 2
+ROUNDS, WARMUP = 5, 1
 COLOURS = {"int8": "#2a78b5", "float16": "#7fb3a6", "float32": "#b8bec4"}
 WIDTHS = {"int8": 1, "float16": 2, "float32": 4}  # bytes
 
@@ -63,10 +61,12 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
 
 def write(export: ExportRun, file: Path) -> None:
     """Write `<model>.export.json`, `<model>.report.html` and `<model>.sparsity.png` beside the model."""
-    model = onnx.load(file)
+    export.engines.load([file], batch=int(export.arguments["batch_size"]))
+    model, raw = onnx.load(file), file.read_bytes()
     layers = layers_of(model)
-    raw = file.read_bytes()
-    weights = sum(layer.bytes for layer in layers)
+    with ThreadPoolExecutor(1) as beside:
+        gzipped = beside.submit(gzip.compress, raw, 6)
+        picture = draw(layers, file.name)
     content: dict[str, Any] = {
         "model": file.name,
         "checkpoint": export.weights.name,
@@ -74,19 +74,18 @@ def write(export: ExportRun, file: Path) -> None:
         "target": export.target if export.quantized else None,
         "opset": next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
         "bytes": len(raw),
-        "bytes_gzipped": len(gzip.compress(raw, 6)),
-        "bytes_of_weights": weights,
+        "bytes_gzipped": len(gzipped.result()),
+        "bytes_of_weights": sum(layer.bytes for layer in layers),
         "bytes_as_float32": len(raw) + sum(layer.parameters * 4 - layer.bytes for layer in layers),
         "sparsity": export.findings.sparsity if export.findings else None,
         "verified": export.findings.as_dict() if export.findings else None,
         "layers": [asdict(layer) for layer in layers],
-        "latency": latency(file),
+        "latency": [as_dict(row) for row in export.engines.time(ROUNDS, WARMUP)],
     }
     names = {kind: file.with_name(f"{file.stem}.{kind}") for kind in ("export.json", "report.html", "sparsity.png")}
     names["export.json"].write_text(json.dumps(content, indent=1) + "\n")
-    figure = draw(layers, file.name)
-    figure.savefig(names["sparsity.png"], dpi=110)
-    names["report.html"].write_text(page(content, layers, figure))
+    names["sparsity.png"].write_bytes(picture)
+    names["report.html"].write_text(page(content, layers, picture))
     for row in content["latency"]:
         speed = row["error"] or f"{row['milliseconds']:.1f} ms, {row['images_per_second']:.0f} images/s"
         export.say(f"{row['engine']} {row['version']}: {speed}")
@@ -94,26 +93,18 @@ def write(export: ExportRun, file: Path) -> None:
     export.say(f"{size}; about this model: {names['report.html']}")
 
 
-def latency(file: Path) -> list[dict[str, Any]]:
-    """Return one dict for every engine that is installed, as from `measure`."""
-    engines = [name for name, engine in ENGINES.items() if engine.installed()]
-    shape = onnx_input.read(file).shape
-    batch = shape[0] if isinstance(shape[0], int) else 1
-    rows = measure([file], engines, batch=batch, rounds=ROUNDS, warmup=WARMUP)
-    return [
-        {
-            "engine": row.engine,
-            "version": ENGINES[row.engine].version(),
-            "milliseconds": row.milliseconds,
-            "images_per_second": row.images_per_second,
-            "error": row.error,
-        }
-        for row in rows
-    ]
+def as_dict(row: Row) -> dict[str, Any]:
+    return {
+        "engine": row.engine,
+        "version": ENGINES[row.engine].version(),
+        "milliseconds": row.milliseconds,
+        "images_per_second": row.images_per_second,
+        "error": row.error,
+    }
 
 
-def draw(layers: list[Layer], title: str) -> Figure:
-    """Return the picture: sparsity and stored bytes of every convolution, coloured by precision."""
+def draw(layers: list[Layer], title: str) -> bytes:
+    """Return the picture, a PNG: sparsity and stored bytes of every convolution, coloured by precision."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -142,7 +133,9 @@ def draw(layers: list[Layer], title: str) -> Figure:
         f"{zeros / max(parameters, 1):.1%} zero, {total / 1e6:.1f} MB",
         fontsize=12,
     )
-    return figure
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()
 
 
 STYLE = """
@@ -163,11 +156,9 @@ def table(head: list[str], rows: list[list[str]], numeric: set[int]) -> str:
     return "\n".join(lines) + "</table>"
 
 
-def page(content: dict[str, Any], layers: list[Layer], figure: Figure) -> str:
+def page(content: dict[str, Any], layers: list[Layer], picture: bytes) -> str:
     """Return the report: one HTML page that needs no other file."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    source = base64.b64encode(picture.getvalue()).decode()
+    source = base64.b64encode(picture).decode()
     found, size, packed = content["verified"], content["bytes"], content["bytes_gzipped"]
     sizes = [
         ["this file", f"{size / 1e6:.2f}", f"{size / content['bytes_as_float32']:.0%}"],

@@ -12,6 +12,7 @@ sparse_export_done    report
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import math
 import os
@@ -26,6 +27,7 @@ import onnx
 import torch
 
 from yolov5_sparse_plugin import recipes_io
+from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import entry, images, verify
 from yolov5_sparse_plugin.hosts.log import say
@@ -50,6 +52,7 @@ class ExportRun:
         sparse: whether there is anything for this plugin to do but to repair upstream's command.
         model: the torch model, once loaded.
         findings: of `verify`, once the graph is there. written: the file, once it is in place.
+        engines: processes of the installed engines, once `start_engines` was called.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class ExportRun:
         self.model: torch.nn.Module | None = None
         self.findings: verify.Findings | None = None
         self.written: Path | None = None
+        self.engines: Processes | None = None
+        self._closing = contextlib.ExitStack()
 
     @property
     def host(self) -> dict[str, Any]:
@@ -92,10 +97,10 @@ class ExportRun:
     def verification_images(self, count: int) -> tuple[list[Any], str]:
         """Return up to `count` images of --data's validation split, and where they are from.
 
-        Without --data they are generated, and half as many: there is nothing on them to be found.
+        Without --data they are generated, and a quarter as many: there is nothing on them to be found.
         """
         if "data" not in self.typed:
-            return list(images.generated(count // 2, self.size)), "generated images (name real ones with --data)"
+            return list(images.generated(count // 4, self.size)), "generated images (name real ones with --data)"
         data = Path(str(self.arguments["data"]))
         return list(images.load(images.spread(images.files(data, "val"), count), self.size)), f"images of {data}"
 
@@ -161,10 +166,24 @@ class ExportRun:
 
     def execute(self) -> list[str]:
         """Run the host's export; return the files that it wrote."""
+        gc.freeze()  # what torch and YOLOv5 hold need not be walked again and again while graphs are being built
+        with self._closing:
+            self._closing.callback(gc.unfreeze)
+            if self.sparse:
+                self.hook.sparse_export_start(export=self)
+            files = self._call_upstream()
+            if self.sparse and "onnx" in self.arguments["include"]:
+                self.hook.sparse_export_done(export=self, file=self.written)
+        return files
+
+    def start_engines(self) -> None:
+        """Start the installed engines, to be given the model once there is one; they end with the export."""
+        installed = [name for name, engine in ENGINES.items() if engine.installed()]
+        self.engines = self._closing.enter_context(Processes(installed))
+
+    def _call_upstream(self) -> list[str]:
         function = inspect.unwrap(self._upstream)
         seams = {"export_load": self._load, "export_onnx": self._export_onnx}
-        if self.sparse:
-            self.hook.sparse_export_start(export=self)
         with checkpoints.whole_pickles(), PatchSet(function, seams, str(self.host.get("__version__", "?"))):
             files = self._upstream(**self.arguments)
         missing = [name for name in self.arguments["include"] if not self._among(name, files or [])]
@@ -172,8 +191,6 @@ class ExportRun:
             raise ExportError(
                 f"--include {','.join(missing)}: could not be written; the lines marked ❌ above say why."
             )
-        if self.sparse and "onnx" in self.arguments["include"]:
-            self.hook.sparse_export_done(export=self, file=self.written)
         return files
 
     def _among(self, name: str, files: list[str]) -> bool:

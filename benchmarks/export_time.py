@@ -1,0 +1,63 @@
+"""What an export costs: `yolov5 export` of a quantized checkpoint beside that of a dense one.
+
+    python benchmarks/export_time.py DENSE.pt QUANTIZED.pt [--rounds 5]
+
+Whole commands, interleaved; medians in seconds and ratios to the dense export, which is upstream's own. The report
+loads and times the model in every engine that is installed, so it is measured with one engine after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from yolov5_sparse_plugin.bench.measure import ENGINES
+from yolov5_sparse_plugin.demo import offline_environment
+
+# runs the command as if only the engines named first were installed
+COMMAND = """
+import sys
+from yolov5_sparse_plugin.bench.engines import ENGINES
+for name in set(ENGINES) - set(sys.argv.pop(1).split(",")):
+    del ENGINES[name]
+sys.argv[0] = "yolov5"
+from yolov5.cli import app
+app()
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dense", type=Path)
+    parser.add_argument("quantized", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    here = [name for name, engine in ENGINES.items() if engine.installed()]
+    variants = {"dense": (arguments.dense, ""), "quantized, no report": (arguments.quantized, "")}
+    for count in range(1, len(here) + 1):
+        engines = ",".join(here[:count])
+        variants[f"quantized, report with {engines}"] = (arguments.quantized, engines)
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**offline_environment(Path(folder)), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+        for _ in range(arguments.rounds):
+            for name, (weights, engines) in variants.items():
+                shutil.copyfile(weights, Path(folder) / "model.pt")
+                words = [sys.executable, "-c", COMMAND, engines, "export", "--weights", "model.pt", "--include", "onnx"]
+                blocked = {} if engines else {"YOLOV5_SPARSE_DISABLE": "export_report"}
+                started = time.perf_counter()
+                subprocess.run(words, cwd=folder, env={**env, **blocked}, capture_output=True, check=True)
+                seconds[name].append(time.perf_counter() - started)
+    dense = statistics.median(seconds["dense"])
+    for name, times in seconds.items():
+        print(f"{statistics.median(times):6.1f} s  {statistics.median(times) / dense:5.2f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
