@@ -6,6 +6,7 @@ from yolov5_sparse_plugin import hookimpl
 from yolov5_sparse_plugin.hosts.pip_package import mend_loggers
 from yolov5_sparse_plugin.training import checkpoints
 from yolov5_sparse_plugin.training.ema import phase_ema
+from yolov5_sparse_plugin.training.entry import redirected
 
 
 @hookimpl
@@ -53,8 +54,10 @@ def sparse_seams(run):
         return lambda model: run.twin.copy_of(model) if model is run.model else deepcopy(model)
 
     def loggers(build):
+        built = redirected(build, run.options.log_dir) if run.options.log_dir else build
+
         def kept(*args, **kwargs):
-            run.loggers = mend_loggers(build(*args, **kwargs))
+            run.loggers = mend_loggers(built(*args, **kwargs))
             return run.loggers
 
         return kept

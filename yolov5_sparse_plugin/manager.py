@@ -23,6 +23,7 @@ DEFAULT_HOOKS = (
     "sparse_training",
     "lr_and_stopping",
     "quantization_aware",
+    "distillation",
     "sparse_checkpoints",
     "onnx_fixer",
     "export_report",

@@ -81,6 +81,15 @@ def whole(value: Any, name: str) -> int:
     return int(value)
 
 
+def steps(value: Any, name: str) -> int | None:
+    """A count of batches; -1 leaves it to upstream, as the predecessor's option had it."""
+    if str(value) == "-1":
+        return None
+    if whole(value, name) < 1:
+        raise OptionError(f"{name}: expected 1 or more batches, or -1 for upstream's own choice; got {value!r}.")
+    return int(value)
+
+
 def target(value: Any, name: str) -> str:
     if value not in TARGETS:
         raise OptionError(f"{name}: no target {value!r}. {nearest(str(value), TARGETS)}")
@@ -124,6 +133,36 @@ OPTIONS = (
         "ARGS",
         "override the recipe's root variables: 'num_epochs=12,final_sparsity=0.7' or JSON",
         aliases=("recipe_args",),
+    ),
+    Option(
+        "teacher",
+        text,
+        "WEIGHTS",
+        "learn from a trained model as well as from the labels (distillation): a checkpoint with the same classes, a "
+        "stub, or 'self' for the weights that the run starts from",
+        aliases=("teacher_weights",),
+    ),
+    Option(
+        "gradient_accum_steps",
+        steps,
+        "N",
+        "step the optimizer every N batches; upstream accumulates 64 images, whatever the batch size",
+        aliases=("gradient_accum_steps",),
+    ),
+    Option(
+        "data_path",
+        text,
+        "DIR",
+        "where the images are, in place of the 'path:' in the YAML of --data",
+        aliases=("data_path",),
+        commands=("train", "val", "export"),
+    ),
+    Option(
+        "log_dir",
+        text,
+        "DIR",
+        "where loggers write (results.csv, TensorBoard), in place of the run's folder",
+        aliases=("log_dir",),
     ),
     Option(
         "hooks",
@@ -175,6 +214,10 @@ class SparseOptions:
     Attributes:
         recipe: path, shipped name or raw text of the recipe; None: nothing sparse was asked for.
         recipe_args: overrides of the recipe's root variables.
+        teacher: checkpoint to distill from; None: no distillation.
+        gradient_accum_steps: batches in one step of the optimizer; None: upstream decides.
+        data_path: folder that takes the place of the data set's `path`.
+        log_dir: folder for what loggers write.
         hooks: Python files with hooks of the user's.
         target: engine that an export is shaped for.
         one_shot: recipe to apply at export.
@@ -185,6 +228,10 @@ class SparseOptions:
 
     recipe: str | None = None
     recipe_args: dict[str, Any] = field(default_factory=dict)
+    teacher: str | None = None
+    gradient_accum_steps: int | None = None
+    data_path: str | None = None
+    log_dir: str | None = None
     hooks: list[str] = field(default_factory=list)
     target: str = TARGETS[0]
     one_shot: str | None = None

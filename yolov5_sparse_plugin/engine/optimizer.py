@@ -30,8 +30,16 @@ class Optimizer(ScheduledOptimizer):
       so that parameters can be followed to their new names.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module, schedule: Schedule, loggers: Any):
-        super().__init__(optimizer, model, schedule.manager, steps_per_epoch=1, loggers=loggers)
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module,
+        schedule: Schedule,
+        loggers: Any,
+        teacher: torch.nn.Module | None = None,
+    ):
+        lesson = {"distillation_teacher": teacher or "disable"}
+        super().__init__(optimizer, model, schedule.manager, 1, loggers, initialize_kwargs=lesson)
         own = self.__dict__  # __setattr__ forwards to the wrapped optimizer
         own["schedule"] = schedule
         own["momenta"] = [group.get("momentum") for group in optimizer.param_groups]  # Adam has none
@@ -77,6 +85,20 @@ class Optimizer(ScheduledOptimizer):
         """Count a batch that ends in an optimizer step."""
         self._counted(lambda: self._wrapper.step(closure) if closure else self._wrapper.step())
         self.stepped()
+
+    def loss_update(self, loss: torch.Tensor, **batch: Any) -> torch.Tensor:
+        """Return the batch's loss with what the recipe's distillation adds to it.
+
+        Args:
+            batch: `student_inputs`, `student_outputs`, as SparseML's modifiers take them.
+        """
+        wrapper = self._wrapper
+        loss = self.schedule.manager.loss_update(
+            loss, wrapper.wrapped_module, self.wrapped, self.epoch, wrapper.wrapped_steps_per_epoch, **batch
+        )
+        for group in self.wrapped.param_groups:  # SparseML may have added one, and upstream's warm-up reads this
+            group.setdefault("initial_lr", group["lr"])
+        return loss
 
     def emulated_step(self) -> None:
         """Count a batch whose gradients are only accumulated, or whose step mixed precision skipped."""

@@ -130,6 +130,10 @@ def is_learning_rate(modifier: Any) -> bool:
     return "LearningRate" in type(modifier).__name__
 
 
+def is_distillation(modifier: Any) -> bool:
+    return hasattr(modifier, "compute_distillation_loss")
+
+
 def matches(pattern: str, name: str) -> bool:
     """Return whether `name` is meant by `pattern`, by SparseML's rule: `re:` matches from the start, else equality."""
     return bool(re.match(pattern[3:], name)) if pattern.startswith("re:") else pattern == name

@@ -15,8 +15,16 @@ from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and 
 
 from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
+from yolov5_sparse_plugin.engine import distillation  # noqa: F401  its modifier becomes known to recipes
 from yolov5_sparse_plugin.engine.optimizer import Optimizer
-from yolov5_sparse_plugin.engine.recipe import is_learning_rate, is_pruning, is_quantization, matches, parse
+from yolov5_sparse_plugin.engine.recipe import (
+    is_distillation,
+    is_learning_rate,
+    is_pruning,
+    is_quantization,
+    matches,
+    parse,
+)
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
@@ -54,6 +62,10 @@ class Schedule:
     @property
     def quantization(self) -> list[Any]:
         return [m for m in self.modifiers if is_quantization(m)]
+
+    @property
+    def distillation(self) -> list[Any]:
+        return [m for m in self.modifiers if is_distillation(m)]
 
     @property
     def quantization_start(self) -> float | None:
@@ -107,6 +119,19 @@ class Schedule:
                     f"sparsity would not be reached. Raise --epochs to at least {math.ceil(modifier.end_epoch)}."
                 )
 
+    def check_distillation(self) -> None:
+        """Refuse to distill layer by layer beyond the start of quantization, which replaces the layers."""
+        start = self.quantization_start
+        for modifier in self.distillation:
+            if not hasattr(modifier, "student_layer_names") or start is None:
+                continue
+            if modifier.end_epoch < 0 or modifier.end_epoch > start:
+                raise RecipeError(
+                    f"{self.source}: {type(modifier).__name__} watches layers until epoch {modifier.end_epoch:g}, but "
+                    f"quantization replaces them at {start:g}. End it there, or use DetectionDistillationModifier, "
+                    "which looks at the outputs."
+                )
+
     def check_model(self, model: torch.nn.Module) -> None:
         """Expand patterns, and refuse those that match nothing, naming the nearest parameters or modules.
 
@@ -157,12 +182,22 @@ class Schedule:
         handler = logging.FileHandler(log_file, delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
-        return LoggerManager([PythonLogger(logger=logger)], log_python=False)
+        return LoggerManager([PythonLogger(logger=logger)], log_frequency=1.0, log_python=False)  # once an epoch
 
-    def wrap(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module, log_file: Path | None) -> Optimizer:
-        """Wrap upstream's optimizer in SparseML's ScheduledOptimizer, at epoch 0."""
+    def wrap(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module,
+        log_file: Path | None,
+        teacher: torch.nn.Module | None = None,
+    ) -> Optimizer:
+        """Wrap upstream's optimizer in SparseML's ScheduledOptimizer, at epoch 0.
+
+        Args:
+            teacher: a module whose outputs have the form of the model's in training; None: nothing is distilled.
+        """
         self.check_model(model)
-        return Optimizer(optimizer, model, self, self.loggers(log_file))
+        return Optimizer(optimizer, model, self, self.loggers(log_file), teacher)
 
     def apply_quantization(self, model: torch.nn.Module) -> None:
         """Give a float model the quantized structure that the recipe ends with; observers off, batch norm frozen.

@@ -36,6 +36,30 @@ def globals_read(code: CodeType) -> set[str]:
     return names
 
 
+def with_nominal_batch(train: FunctionType, images: int, version: str = "?") -> FunctionType:
+    """Return a copy of the host's `train()` that steps its optimizer every `images` images, not every 64.
+
+    Everything that upstream derives from the number follows: accumulation, its warm-up, the scale of weight decay.
+
+    Raises:
+        HostError: `train()` does not say `nbs = 64` once.
+    """
+    code = train.__code__
+    found = list(dis.get_instructions(code))
+    pairs = [(a.argval, b.argval) for a, b in zip(found, found[1:]) if a.opname == "LOAD_CONST" and a.argval == 64]
+    if pairs != [(64, "nbs")]:
+        raise HostError(
+            f"This YOLOv5 ({version}) does not accumulate to a nominal batch size 'nbs' of 64 in {train.__name__}(); "
+            f"yolov5-sparse-plugin knows {SUPPORTED}. Leave --gradient-accum-steps out."
+        )
+    constants = tuple(images if type(c) is int and c == 64 else c for c in code.co_consts)
+    copy = FunctionType(
+        code.replace(co_consts=constants), train.__globals__, train.__name__, train.__defaults__, train.__closure__
+    )
+    copy.__kwdefaults__, copy.__wrapped__ = train.__kwdefaults__, train
+    return copy
+
+
 def look_up(namespace: dict[str, Any], dotted: str) -> Any:
     """Return what `torch.cuda.amp.autocast` is in `namespace`; raise LookupError where there is nothing."""
     root, *rest = dotted.split(".")

@@ -35,6 +35,7 @@ SEAMS = {
     "scheduler": Seam(("lr_scheduler.LambdaLR",), "the end of an epoch on every rank; who owns the learning rate"),
     "ema": Seam(("ModelEMA",), "averaged weights that keep masks and follow quantization", is_class=True),
     "resume": Seam(("smart_resume",), "masks, clock and quantizers of an interrupted run", required=False),
+    "loss": Seam(("ComputeLoss",), "the teacher's part of the loss"),
     "dataloader": Seam(("create_dataloader",), "batches per epoch, the unit of the recipe's clock"),
     "loggers": Seam(
         ("Loggers",), "sparsity and phase in results.csv, TensorBoard and Weights & Biases", required=False

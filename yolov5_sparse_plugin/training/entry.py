@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Callable
 
-from yolov5_sparse_plugin import manager, options, recipes_io
-from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
-from yolov5_sparse_plugin.hosts.patchset import PatchSet
+from yolov5_sparse_plugin import datasets, manager, options, recipes_io
+from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
+from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import checkpoints
+
+# what a recipe says of distillation where it says nothing
+TEACHER_ALONE = "distillation_modifiers:\n- !DetectionDistillationModifier\n  gain: 1.0\n  start_epoch: 0.0\n"
 
 
 def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: Any, typed: dict[str, Any]) -> Any:
@@ -29,27 +33,52 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve(typed, recorded)
     else:
         chosen = options.resolve({**typed, **on_opt})
+    log_dir = {"loggers": lambda build: redirected(build, chosen.log_dir)} if chosen.log_dir else {}
+    if chosen.gradient_accum_steps:
+        upstream = accumulating(upstream, chosen, opt)
+    if chosen.data_path:
+        opt.data = str(datasets.moved(Path(opt.data), chosen.data_path, Path(opt.save_dir)))
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
     is_stub = isinstance(opt.weights, str) and opt.weights.startswith("zoo:")
-    if chosen.recipe is None and not (chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
-        return upstream(hyp, opt, device, callbacks)
+    asked = chosen.recipe is not None or chosen.teacher is not None
+    if not (asked or chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
+        with PatchSet(upstream, log_dir):
+            return upstream(hyp, opt, device, callbacks)
 
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
         opt.weights = hooks.hook.sparse_resolve(kind="weights", address=opt.weights) or opt.weights
     part = checkpoints.read(opt.weights)["sparse"] if checkpoints.is_sparse(opt.weights) else None
     log = upstream.__globals__["LOGGER"]
-    if chosen.recipe is None or not hooks.has_plugin("sparse_training"):
+    if not asked or not hooks.has_plugin("sparse_training"):
         warn_of_regrowth(part, opt, log)
-        if chosen.recipe is not None:
+        if asked:
             log.warning("WARNING ⚠️ sparse: the hook sparse_training is blocked, the recipe will not be executed")
-        seams = {"load": lambda load: checkpoints.loader(checkpoints.readable(load), quantized=False)}
+        seams = {"load": lambda load: checkpoints.loader(checkpoints.readable(load), quantized=False), **log_dir}
         with checkpoints.whole_pickles(), PatchSet(upstream, seams):
             return upstream(hyp, opt, device, callbacks)
     run = prepare(upstream, chosen, opt, hooks, part, typed)
     with checkpoints.whole_pickles():
         return run.execute(hyp, device, callbacks)
+
+
+def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> FunctionType:
+    """Return a `train()` that steps its optimizer as often as the user wants."""
+    if opt.batch_size < 1:
+        raise OptionError(f"{chosen.asked('gradient_accum_steps')}: needs a --batch-size, not one that is found out.")
+    opt.sparse_gradient_accum_steps = chosen.gradient_accum_steps
+    return with_nominal_batch(upstream, chosen.gradient_accum_steps * opt.batch_size)
+
+
+def redirected(build: Callable[..., Any], folder: str) -> Callable[..., Any]:
+    """Let upstream's loggers write into `folder`."""
+
+    def loggers(save_dir: Path, *args: Any, **kwargs: Any) -> Any:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return build(Path(folder), *args, **kwargs)
+
+    return loggers
 
 
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
@@ -60,6 +89,24 @@ def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
             f"WARNING ⚠️ sparse: {opt.weights} is {part['sparsity']:.0%} sparse and will become dense again. "
             f"Add --sparse-recipe {kind} to keep its zeros at zero."
         )
+
+
+def find_teacher(chosen: SparseOptions, opt: Any, hooks: Any) -> str:
+    """Return the path, or the name that upstream downloads, of the checkpoint to learn from."""
+    teacher = chosen.teacher
+    if teacher == "self":
+        if not opt.weights:
+            raise OptionError("--sparse-teacher self: the run starts from no weights. Add --weights.")
+        teacher = str(opt.weights)
+    teacher = hooks.hook.sparse_resolve(kind="weights", address=teacher) or teacher
+    file = Path(teacher)
+    if not file.is_file() and (len(file.parts) > 1 or not file.name.startswith("yolov5")):
+        near = [p.name for p in file.parent.glob("*.pt")] if file.parent.is_dir() else []
+        raise CheckpointError(
+            f"{chosen.asked('teacher')}: there is no such file. "
+            + (nearest(file.name, near) if near else "Check the path.")
+        )
+    return str(file.resolve()) if file.is_file() else teacher
 
 
 def prepare(
@@ -75,6 +122,9 @@ def prepare(
     from yolov5_sparse_plugin.training.run import TrainingRun
 
     resumed = part if opt.resume else None
+    if chosen.teacher is not None:
+        chosen = replace(chosen, teacher=find_teacher(chosen, opt, hooks))
+        opt.sparse_teacher = chosen.teacher
     if opt.resume and part is None:
         raise CheckpointError(
             f"--resume {opt.weights}: this run was started without a recipe, it cannot go on with one. "
@@ -82,6 +132,8 @@ def prepare(
         )
     if resumed and chosen.origin.get("recipe") in (None, "opt.yaml"):
         schedule = Schedule(resumed["recipe"], "the checkpoint's recipe")
+    elif chosen.recipe is None:
+        schedule = Schedule(TEACHER_ALONE, chosen.asked("teacher"))
     else:
         address = hooks.hook.sparse_resolve(kind="recipe", address=chosen.recipe) or chosen.recipe
         schedule = Schedule.load(recipes_io.read(address), chosen.recipe_args)
@@ -90,6 +142,8 @@ def prepare(
             f"{schedule.source}: the recipe quantizes, but {opt.weights} is quantized already. Start from the run's "
             "best_pruned.pt or best_dense.pt, or leave the QuantizationModifier out to fine-tune its float weights."
         )
+    if chosen.teacher is not None and not schedule.distillation:
+        schedule = Schedule(f"{schedule.text.rstrip()}\n{TEACHER_ALONE}", schedule.source)
     origin = "--epochs"
     if "epochs" not in typed and not resumed:
         if schedule.epochs:
@@ -97,9 +151,13 @@ def prepare(
         else:
             origin = "--epochs (default)"
     schedule.check_epochs(opt.epochs, origin)
+    if chosen.teacher is not None:
+        schedule.check_distillation()
     for name in ("recipe", "recipe_args"):
         value = getattr(chosen, name)
         if value:
             file = Path(value) if name == "recipe" and "\n" not in value else None
             setattr(opt, "sparse_" + name, str(file.resolve()) if file and file.is_file() else value)
+    if chosen.log_dir:
+        opt.sparse_log_dir = str(Path(chosen.log_dir).resolve())
     return TrainingRun(upstream, chosen, schedule, opt, hooks, resumed)

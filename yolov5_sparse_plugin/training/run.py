@@ -47,6 +47,7 @@ class TrainingRun:
         quantized: whether `model` has quantizers.
         phase: see `training.phases`.
         epochs: length of the run. completed: epochs that are over.
+        lesson: between the teacher and this model, a `training.distillation.Lesson`; None without a teacher.
         metrics: of the latest validation: precision, recall, mAP50, mAP50-95; None before the first.
     """
 
@@ -74,6 +75,7 @@ class TrainingRun:
         self.phase = "dense"
         self.completed = 0
         self.metrics: list[float] | None = None
+        self.lesson: Any = None
         self._prunable: dict[str, torch.nn.Parameter] = {}
 
     # ------------------------------------------------------------------------------------------------- the whole run
@@ -143,7 +145,9 @@ class TrainingRun:
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded by now."""
-        self.optimizer = self.schedule.wrap(optimizer, self.model, self.save_dir / "sparseml.log")
+        self.optimizer = self.schedule.wrap(
+            optimizer, self.model, self.save_dir / "sparseml.log", self.lesson and self.lesson.teacher
+        )
         self.optimizer.stepped = self.clock.stepped
         self.optimizer.before_quantization = lambda: self.twin.before(self.model)
         self.optimizer.after_quantization = self._quantization_started
