@@ -29,15 +29,9 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     from yolov5_sparse_plugin.export.run import ExportRun
 
     chosen = options.resolve(own, command="export")
-    known = options.typed_names("export")
-    for name in own:
-        if name not in known:
-            flag = ("--" if len(name) > 1 else "-") + name.replace("_", "-")
-            raise OptionError(f"{flag}: no such option. {nearest(flag, ['--' + n for n in [*arguments, *known]])}")
     arguments = {**arguments, **coerced(arguments)}
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
-    weights = arguments["weights"]
-    arguments["weights"] = str(hooks.hook.sparse_resolve(kind="weights", address=str(weights)) or weights)
+    arguments["weights"] = manager.resolve(hooks, "weights", str(arguments["weights"]), chosen)
     check_weights(arguments["weights"])
     run = ExportRun(upstream, chosen, arguments, typed, hooks)
     run.check()

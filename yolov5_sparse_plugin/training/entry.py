@@ -31,13 +31,13 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve({**typed, **on_opt})
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
-    is_stub = isinstance(opt.weights, str) and opt.weights.startswith("zoo:")
+    is_stub = isinstance(opt.weights, str) and opt.weights.strip().startswith("zoo:")
     if chosen.recipe is None and not (chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
         return upstream(hyp, opt, device, callbacks)
 
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
-        opt.weights = hooks.hook.sparse_resolve(kind="weights", address=opt.weights) or opt.weights
+        opt.weights = manager.resolve(hooks, "weights", opt.weights, chosen)
     part = checkpoints.read(opt.weights)["sparse"] if checkpoints.is_sparse(opt.weights) else None
     log = upstream.__globals__["LOGGER"]
     if chosen.recipe is None or not hooks.has_plugin("sparse_training"):
@@ -83,7 +83,7 @@ def prepare(
     if resumed and chosen.origin.get("recipe") in (None, "opt.yaml"):
         schedule = Schedule(resumed["recipe"], "the checkpoint's recipe")
     else:
-        address = hooks.hook.sparse_resolve(kind="recipe", address=chosen.recipe) or chosen.recipe
+        address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
         schedule = Schedule.load(recipes_io.read(address), chosen.recipe_args)
     if schedule.quantization and part and checkpoints.is_quantized(part) and not resumed:
         raise RecipeError(

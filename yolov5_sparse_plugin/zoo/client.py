@@ -1,0 +1,102 @@
+"""Run the vendor's own client, `sparsezoo`, for one file; `python -m yolov5_sparse_plugin.zoo.client`, see sources.py.
+
+The client waits for ever, saves error pages as models and keeps pieces of downloads in the home folder. So it runs in
+a process of its own, with timeouts, in a scratch folder; whoever started it checks what arrived.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+FOLDERS = {"training": "training/", "recipe": "recipe/", "deployment": "deployment/"}
+
+
+def fetch(addresses: list[str], scratch: Path, names: list[str]) -> dict[str, Any]:
+    """Download the first of `names` that the server lists for a model, which has one of several addresses.
+
+    Returns:
+        Its `name`, and its `size` in bytes as the server lists it.
+    """
+    from sparsezoo import Model
+    from sparsezoo.objects import File
+
+    from yolov5_sparse_plugin.zoo.files import Unusable
+
+    class Listed(Model):
+        """Keep the server's list: the client forgets the sizes."""
+
+        def initialize_model_from_stub(self, stub: str) -> Any:
+            found = super().initialize_model_from_stub(stub)
+            self.listed = list(found[0])
+            return found
+
+    os.environ["HOME"] = str(scratch)
+    for address in addresses:
+        try:
+            model = Listed("zoo:" + address, download_path=str(scratch))
+            break
+        except ValueError as error:
+            if "No matching models" not in str(error) or address == addresses[-1]:
+                raise
+    listed = {FOLDERS.get(entry["file_type"], "") + entry["display_name"]: entry for entry in model.listed}
+    name = next((name for name in names if name in listed), None)
+    if name is None:
+        raise Unusable(f"lists no {names[0]}; it has {', '.join(sorted(listed))}")
+    file = File.from_dict(listed[name], parent_directory=str(scratch / "download"))
+    file.download(retry_sleep_sec=0)
+    os.replace(file.path, scratch / "file")
+    return {"name": name, "size": listed[name].get("file_size")}
+
+
+def explain(error: Exception, timeout: float) -> str:
+    """Say what an exception of the client means."""
+    import requests
+
+    from yolov5_sparse_plugin.zoo.download import plainly
+
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return f"the server answers {answer.status_code} {answer.reason}"
+    if isinstance(error, requests.exceptions.JSONDecodeError):
+        return "the server's answer is not JSON"
+    if isinstance(error, requests.RequestException):
+        return plainly(error, timeout)
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    if "No matching models" in text:
+        return "the server has no such model"
+    if "No files found" in text:
+        return "the server lists no files for it"
+    if "max retry" in text:
+        return "the download failed"
+    if isinstance(error, (KeyError, TypeError, AttributeError, IndexError)):
+        return f"its client does not understand the server's answer ({type(error).__name__}: {text})"
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def main() -> None:
+    scratch, timeout, addresses, *names = sys.argv[1:]
+    answers, sys.stdout = sys.stdout, sys.stderr
+    import requests
+
+    logging.disable(logging.CRITICAL)  # the client logs tracebacks
+    wait = float(timeout)
+    requests.Session.request = functools.partialmethod(requests.Session.request, timeout=wait)
+    try:
+        answer = fetch(addresses.split(","), Path(scratch), names)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        shutil.rmtree(Path(scratch) / "download", ignore_errors=True)
+        answer = {"error": explain(error, wait)}
+    print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()
