@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +140,16 @@ def show(arguments: argparse.Namespace) -> int:
                 print(f"{source.where}\n{line_of(place, index[place])}")
                 for name, sums in index[place]["files"].items():
                     print(f"  {sums['size'] / 1e6:9.3f} MB  {sums.get('sha256', 'not in the index')[:16]:16}  {name}")
-                card = Path(locate.find(wanted, "card", chosen, f"zoo show {arguments.stub}").path)
-                print("\n" + card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)[-1].strip())
+                with contextlib.suppress(Unusable):  # a model without a card
+                    print_card(source.find(wanted, "card").path)
                 return 0
-    locate.find(wanted, "card", chosen, f"zoo show {arguments.stub}")  # the vendor may have it; else the error says all
-    return show(arguments)
+    print_card(locate.find(wanted, "card", chosen, f"zoo show {arguments.stub}").path)
+    return 0
+
+
+def print_card(file: Path) -> None:
+    """Print a card without its front matter."""
+    print("\n" + file.read_text(encoding="utf-8", errors="replace").split("---\n", 2)[-1].strip())
 
 
 def get(arguments: argparse.Namespace) -> int:
@@ -150,15 +157,16 @@ def get(arguments: argparse.Namespace) -> int:
     if arguments.refresh:
         chosen = chosen.afresh()
     asked = f"zoo get {arguments.stub}"
-    found = {}
-    for kind in [arguments.kind] if arguments.kind else layout.KINDS:
-        try:
-            found[kind] = locate.find(wanted, kind, chosen, asked)
-        except ZooError:
-            if arguments.kind or kind == "weights":
-                raise
-    for kind, file in found.items():
-        print(file.path if arguments.kind else f"{kind:8} {file.path}")
+    first = locate.find(wanted, arguments.kind or layout.KINDS[0], chosen, asked)
+    if arguments.kind:
+        print(first.path)
+        return 0
+    print(f"{layout.KINDS[0]:8} {first.path}")
+    if first.source.startswith("directory"):  # what it has not, nobody is asked for
+        chosen = replace(chosen, sources=("directory",))
+    for kind in layout.KINDS[1:]:
+        with contextlib.suppress(ZooError):
+            print(f"{kind:8} {locate.find(wanted, kind, chosen, asked).path}")
     return 0
 
 

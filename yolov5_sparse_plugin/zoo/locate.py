@@ -60,4 +60,4 @@ def advice(stub: Stub, known: set[str]) -> str:
     vendors = stubs.suggestion(stub.path, set(stubs.PUBLISHED) - own - known, " that the vendor published until 2025")
     listed = "The vendor published this one until 2025." if own & set(stubs.PUBLISHED) else ""
     what = "Check the name ('yolov5-sparse zoo list'), or put the model into a zoo folder: --sparse-zoo DIR."
-    return " ".join(part for part in (here, vendors, listed, what) if part)
+    return "\n".join(part for part in (here, vendors, listed, what) if part)

@@ -76,8 +76,8 @@ def make_server(root: Path, port: int) -> ThreadingHTTPServer:
     """
     if not (root / layout.INDEX).is_file():
         raise ZooError(
-            f"zoo serve {root}: there is no {layout.INDEX} in it. Add a model with 'yolov5-sparse zoo add', or make the "
-            f"index of the models that are there with 'yolov5-sparse zoo check --zoo {root} --write-index'."
+            f"zoo serve {root}: there is no {layout.INDEX} in it. Add a model with 'yolov5-sparse zoo add', or make "
+            f"the index of those that are there with 'yolov5-sparse zoo check --zoo {root} --write-index'."
         )
     try:
         server = ThreadingHTTPServer((LOOPBACK, port), type("ZooHandler", (Handler,), {"root": root}))

@@ -137,7 +137,7 @@ class Directory(Source):
             if name not in found:
                 raise Unusable(f"{folder / name} is gone, {layout.INDEX} lists it; see 'yolov5-sparse zoo check'")
             layout.check_file(found[name], sums.get(name))
-            return Found(found[name], f"the {self.name} {root}")
+            return Found(found[name], f"{self.name} {root}")
         raise Unusable("has no such model")
 
     def _folders(self, root: Path, stub: Stub) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -225,7 +225,8 @@ class Mirror(Downloading):
             except (OSError, Unusable):
                 download.file(url, folder / name, listed[name], self.settings.timeout, f"{place.split('/')[-1]}/{name}")
             before = layout.own_index(self.settings.cache).get(place, {"files": {}})["files"]
-            for old in (n for n, sums in before.items() if listed.get(n) != sums):  # of a model that was replaced
+            stale = [n for n, sums in before.items() if listed.get(n) != sums and n != name]
+            for old in stale:  # of a model that the mirror has replaced
                 (folder / old).unlink(missing_ok=True)
             kept = {n: sums for n, sums in before.items() if listed.get(n) == sums}
             entry = {"files": {**kept, name: listed[name]}, "about": {**about, "from": self.settings.mirror}}
