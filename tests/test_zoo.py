@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from conftest import call, command
+from conftest import call, command, results, yolov5_train
 from zoo_server import Vendor, serving
 
-from yolov5_sparse_plugin.errors import ZooError
+from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.errors import OptionError, ZooError
 from yolov5_sparse_plugin.training import checkpoints
 from yolov5_sparse_plugin.zoo import files, layout, locate, stub
 from yolov5_sparse_plugin.zoo.sources import Settings
@@ -549,9 +553,9 @@ def test_the_real_client_fetches_both_forms_into_the_cache_once(vendor, cache, p
         ("garbage", "the server's answer is not JSON"),
         ("odd", "does not understand the server's answer"),
         ("hang", "no answer within 1 s"),
-        ("lost", "arrived with 16 bytes, the server lists"),
+        ("lost", "model.pt arrived with 16 bytes, the server lists"),
         ("short", "bytes, the server lists"),
-        ("cut", "bytes, the server lists"),
+        ("cut", "the connection broke"),
     ],
 )
 def test_a_failing_vendor_is_a_line_of_the_error(vendor, cache, mode, message, capfd):
@@ -615,80 +619,84 @@ def test_two_epochs_of_transfer_through_the_vendors_real_client(vendor, cache, s
     assert not list(cache.glob(".vendor-*"))
 
 
-@pytest.fixture(scope="module")
-def by_path_and_by_stub(once, packed, shapes, tmp_path_factory):
-    """`yolov5 val` of the packed model, by path and by stub."""
-    runs = []
-    for name, words in (
-        ("path", [packed.folder / PLACE / layout.MODEL]),
-        ("stub", [SHORT, "--sparse-zoo", packed.folder]),
-    ):
-        folder = tmp_path_factory.mktemp(name)
-        val = ["val", "--data", shapes, "--imgsz", 64, "--device", "cpu", "--workers", 0, "--weights", *words]
-        runs.append(call([command("yolov5"), *val], folder))
-    return runs
+VAL = {"imgsz": 64, "device": "cpu", "workers": 0, "plots": False, "project": "v"}
 
 
-def test_val_by_stub_measures_what_val_by_path_measures(by_path_and_by_stub):
-    def figures(run):
-        return next(line.split() for line in run.output.splitlines() if line.split()[:1] == ["all"])
+def test_val_by_stub_measures_what_val_by_path_measures(packed, shapes, tmp_path, monkeypatch):
+    import yolov5.val
 
-    by_path, by_stub = by_path_and_by_stub
-    assert figures(by_stub) == figures(by_path)
-    assert f"sparse: {SHORT} from directory" in by_stub.output
+    monkeypatch.chdir(tmp_path)
+    (precision, recall, map50, *_), *_ = yolov5.val.run(str(shapes), str(packed.folder / PLACE / layout.MODEL), **VAL)
+    words = ["val", "--data", shapes, "--imgsz", 64, "--device", "cpu", "--workers", 0, "--weights", SHORT]
+    run = call([command("yolov5"), *words, "--sparse-zoo", packed.folder], tmp_path)
+    row = next(line.split() for line in run.output.splitlines() if line.split()[:1] == ["all"])
+    assert [float(value) for value in row[3:6]] == pytest.approx([precision, recall, map50], rel=0.01)
+    assert f"sparse: {SHORT} from directory {packed.folder}" in run.output
 
 
-def test_python_m_val_and_detect_take_stubs_and_several_weights(packed, shapes, tmp_path):
-    zoo = ["--sparse-zoo", packed.folder]
+def test_python_m_detect_takes_stubs(packed, shapes, tmp_path):
     words = ["--weights", SHORT, "--source", shapes.parent / "images" / "val", "--imgsz", 64, "--device", "cpu"]
-    run = call([sys.executable, "-m", "yolov5.detect", *words, "--nosave", *zoo], tmp_path)
-    assert "image 16/16" in run.output
-    words = ["--data", shapes, "--imgsz", 64, "--device", "cpu", "--workers", 0, "--weights", SHORT, STUB]
-    run = call([sys.executable, "-m", "yolov5.val", *words, *zoo], tmp_path)
-    assert "Ensemble created with" in run.output
+    run = call([sys.executable, "-m", "yolov5.detect", *words, "--nosave", "--sparse-zoo", packed.folder], tmp_path)
+    assert "image 16/16" in run.output and f"sparse: {SHORT} from directory" in run.output
 
 
-def test_detect_load_and_export_by_stub(packed, shapes, tmp_path, monkeypatch):
-    """In this process: what the environment says where no option can be given."""
+def test_val_detect_load_and_export_by_stub_from_python(packed, shapes, tmp_path, monkeypatch, capfd):
     import yolov5
     import yolov5.detect
     import yolov5.export
+    import yolov5.val
 
-    monkeypatch.setenv("YOLOV5_SPARSE_ZOO", str(packed.folder))
     monkeypatch.chdir(tmp_path)
+    yolov5.val.run(str(shapes), [SHORT, STUB], sparse_zoo=str(packed.folder), **VAL)
+    assert "Ensemble created with" in capfd.readouterr().out
+    monkeypatch.setenv("YOLOV5_SPARSE_ZOO", str(packed.folder))  # where no option can be given
     model = yolov5.load(SHORT, device="cpu")
     assert model.model.model.names == {0: "disc", 1: "box", 2: "cross"}
     source = str(shapes.parent / "images" / "val")
     yolov5.detect.run(weights=SHORT, source=source, imgsz=(64, 64), device="cpu", project="d", save_txt=True)
     assert (tmp_path / "d" / "exp" / "labels").is_dir()
-    copy = shutil.copytree(packed.folder, tmp_path / "copy")
-    monkeypatch.delenv("YOLOV5_SPARSE_ZOO")
-    (written,) = yolov5.export.run(weights=STUB, include="onnx", imgsz=64, device="cpu", sparse_zoo=str(copy))
-    assert Path(written) == copy / PLACE / "training" / "model.onnx"
+    before = snapshot(packed.folder)
+    (written,) = yolov5.export.run(weights=STUB, include="onnx", imgsz=64, device="cpu")
+    assert Path(written) == tmp_path / f"{SHORT[4:]}.onnx"  # in the current folder, not in the zoo
+    assert snapshot(packed.folder) == before
+    (tmp_path / f"{SHORT[4:]}.pt").write_bytes(b"my own")
+    with pytest.raises(ZooError, match="which is another file. Move that away first"):
+        yolov5.export.run(weights=STUB, include="onnx", imgsz=64, device="cpu")
 
 
-def test_weights_by_a_stub_that_nobody_has_are_refused_by_val_and_load(tmp_path, shapes, monkeypatch, cache):
+def test_weights_by_a_stub_that_nobody_has_are_refused(tmp_path, shapes, monkeypatch, cache):
     import yolov5
+    import yolov5.segment.train
 
+    absent = "zoo:yolov5-n-shapes-none"
     monkeypatch.setenv("YOLOV5_SPARSE_ZOO_SOURCES", "directory,cache")
-    with pytest.raises(ZooError, match="--weights zoo:yolov5-n-shapes-none: no source has the weights"):
-        yolov5.load("zoo:yolov5-n-shapes-none")
-    words = ["val", "--data", shapes, "--weights", "zoo:yolov5-n-shapes-none", "--sparse-zoo-sources", "cache"]
-    run = call([command("yolov5"), *words], tmp_path, status=2, SPARSEZOO_MODELS_PATH=str(cache))
-    assert "yolov5-sparse: error: --weights zoo:yolov5-n-shapes-none: no source" in run.output
-    assert "Traceback" not in run.output and not (tmp_path / "runs").exists()
-    for words, message in (
-        (["--sparse-zo", "x"], "--sparse-zo: no such option. Did you mean '--sparse-zoo'"),
-        (["--wieghts", "x"], "--wieghts: no such option. Did you mean '--weights'"),
-        (["--sparse-target", "openvino"], "an option of 'yolov5 export', not of 'yolov5 detect'"),
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooError, match=f"--weights {absent}: no source has the weights"):
+        yolov5.load(absent)
+    with pytest.raises(ZooError, match=f"--weights {absent}: no source has the weights"):
+        yolov5.segment.train.run(data=str(shapes), weights=absent, cfg="yolov5n-seg.yaml", device="cpu", imgsz=64)
+    (tmp_path / "val").mkdir()
+    words = ["val", "--data", shapes, "--weights", absent, "--sparse-zoo-sources", "cache"]
+    run = call([command("yolov5"), *words], tmp_path / "val", status=2, SPARSEZOO_MODELS_PATH=str(cache))
+    assert f"yolov5-sparse: error: --weights {absent}: no source" in run.output
+    assert "Traceback" not in run.output and not list((tmp_path / "val").iterdir())
+
+
+def test_misspelt_flags_of_val_and_detect_are_named_and_their_help_lists_the_zoos(tmp_path):
+    import yolov5.detect
+
+    for typed, message in (
+        ({"sparse_zo": "x"}, "--sparse-zo: no such option. Did you mean '--sparse-zoo'"),
+        ({"wieghts": "x"}, "--wieghts: no such option. Did you mean '--weights'"),
+        ({"sparse_target": "openvino"}, "an option of 'yolov5 export', not of 'yolov5 detect'"),
     ):
-        assert message in call([command("yolov5"), "detect", *words], tmp_path, status=2).output
-
-
-def test_help_of_val_and_detect_lists_the_zoo_options(tmp_path):
-    for name in ("val", "detect"):
-        run = call([command("yolov5"), name, "--help"], tmp_path, PAGER="cat")
-        assert "sparse_zoo_mirror" in run.output and "weights" in run.output
+        with pytest.raises(OptionError) as caught:
+            yolov5.detect.run(**typed)
+        assert message in str(caught.value)
+    assert "sparse_zoo_mirror" in inspect.signature(yolov5.detect.run).parameters
+    run = call([command("yolov5"), "val", "--help"], tmp_path, PAGER="cat")
+    assert "sparse_zoo_mirror" in run.output and "weights" in run.output
+    assert "error: yolov5 val: needs --data." in call([command("yolov5"), "val"], tmp_path, status=2).output
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import os
 import sys
 
 WATCHED = frozenset(
-    "yolov5." + name for name in ("train", "export", "val", "detect", "helpers", "models.experimental", "models.common")
+    "yolov5." + name
+    for name in ("train", "export", "val", "detect", "segment.train", "helpers", "models.experimental", "models.common")
 )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Callable
 
 from yolov5_sparse_plugin import manager, options
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, nearest
+from yolov5_sparse_plugin.zoo.locate import bring
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
 
 def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> list[str]:
@@ -31,7 +33,10 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     chosen = options.resolve(own, command="export")
     arguments = {**arguments, **coerced(arguments)}
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
-    arguments["weights"] = manager.resolve(hooks, "weights", str(arguments["weights"]), chosen)
+    weights = str(arguments["weights"])
+    arguments["weights"] = manager.resolve(hooks, "weights", weights, chosen)
+    if is_stub(weights):  # upstream writes beside the checkpoint, and a zoo is no place for that
+        arguments["weights"] = str(bring(arguments["weights"], weights, Path.cwd()))
     check_weights(arguments["weights"])
     run = ExportRun(upstream, chosen, arguments, typed, hooks)
     run.check()

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import SparsePluginError
+from yolov5_sparse_plugin.errors import OptionError, SparsePluginError
 from yolov5_sparse_plugin.hosts.patchset import View
 
 MARK = "__yolov5_sparse_original__"
@@ -76,6 +76,9 @@ def attach_module(module: ModuleType) -> None:
     elif name == "yolov5.detect":
         wrap(module, "parse_opt", functools.partial(parse_opt, command="detect"))
         wrap(module, "run", functools.partial(infer, command="detect", summary="Detect objects with a YOLOv5 model."))
+    elif name == "yolov5.segment.train":
+        wrap(module, "train", segment_train)
+        wrap(module, "run_cli", lambda original: lambda **kwargs: exit_plainly(lambda: original(**kwargs)))
     elif name == "yolov5.helpers":
         wrap(module, "load_model", load_model)
     elif name == "yolov5.models.experimental":
@@ -189,6 +192,9 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
     names = list(options.typed_names(command))
     keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
     others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)  # a misspelt flag reaches us, not fire
+    needed = [name for name, parameter in upstream.parameters.items() if parameter.default is parameter.empty]
+    # fire asks for them before it looks for --help
+    theirs = [p.replace(default=None) if p.name in needed else p for p in upstream.parameters.values()]
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1).f_globals.get("__name__")
@@ -206,11 +212,14 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
 
         def run_it() -> Any:
             options.refuse_unknown(own, call.arguments, command)
+            for name in needed if by_fire else ():
+                if call.arguments[name] is None:
+                    raise OptionError(f"yolov5 {command}: needs --{name}.")
             return execute(call.arguments, own, typed)
 
         return exit_plainly(run_it) if by_fire else run_it()
 
-    wrapper.__sparse_signature__ = upstream.replace(parameters=[*upstream.parameters.values(), *keywords, others])
+    wrapper.__sparse_signature__ = upstream.replace(parameters=[*theirs, *keywords, others])
     wrapper.__sparse_help__ = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)
     return wrapper
 
@@ -248,6 +257,18 @@ def train(original: Callable) -> Callable:
         from yolov5_sparse_plugin.training import entry
 
         return entry.train(original, hyp, opt, device, callbacks, dict(_typed))
+
+    return wrapper
+
+
+def segment_train(original: Callable) -> Callable:
+    """Let segmentation start from a stub; upstream's own would start from random weights without a word."""
+
+    def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
+        from yolov5_sparse_plugin.inference import located
+
+        opt.weights = located(opt.weights)
+        return original(hyp, opt, device, callbacks)
 
     return wrapper
 

@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def fetch(addresses: list[str], scratch: Path, names: list[str]) -> dict[str, An
         Its `name`, and its `size` in bytes as the server lists it.
     """
     from sparsezoo import Model
-    from sparsezoo.objects import File
+    from sparsezoo.utils import download_file
 
     from yolov5_sparse_plugin.zoo.files import Unusable
 
@@ -49,9 +48,7 @@ def fetch(addresses: list[str], scratch: Path, names: list[str]) -> dict[str, An
     name = next((name for name in names if name in listed), None)
     if name is None:
         raise Unusable(f"lists no {names[0]}; it has {', '.join(sorted(listed))}")
-    file = File.from_dict(listed[name], parent_directory=str(scratch / "download"))
-    file.download(retry_sleep_sec=0)
-    os.replace(file.path, scratch / "file")
+    download_file(listed[name]["url"], str(scratch / "file"))
     return {"name": name, "size": listed[name].get("file_size")}
 
 
@@ -61,6 +58,8 @@ def explain(error: Exception, timeout: float) -> str:
 
     from yolov5_sparse_plugin.zoo.download import plainly
 
+    if type(error) is ValueError and error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]  # what the client retried
     answer = getattr(error, "response", None)
     if answer is not None:
         return f"the server answers {answer.status_code} {answer.reason}"
@@ -73,8 +72,8 @@ def explain(error: Exception, timeout: float) -> str:
         return "the server has no such model"
     if "No files found" in text:
         return "the server lists no files for it"
-    if "max retry" in text:
-        return "the download failed"
+    if isinstance(error, OSError):
+        return f"the download failed ({error.strerror or text})"
     if isinstance(error, (KeyError, TypeError, AttributeError, IndexError)):
         return f"its client does not understand the server's answer ({type(error).__name__}: {text})"
     return f"{type(error).__name__}: {text}"[:300]
@@ -93,7 +92,6 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
-        shutil.rmtree(Path(scratch) / "download", ignore_errors=True)
         answer = {"error": explain(error, wait)}
     print(json.dumps(answer), file=answers)
 

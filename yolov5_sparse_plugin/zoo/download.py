@@ -120,7 +120,7 @@ def plainly(error: Exception, timeout: float) -> str:
         return f"no answer within {timeout:g} s"
     if isinstance(error, requests.exceptions.SSLError):
         return "its TLS certificate cannot be verified"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
         words = str(error)
         if "refused" in words:
             return "the connection is refused"

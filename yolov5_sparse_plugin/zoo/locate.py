@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 from yolov5_sparse_plugin.errors import ZooError
 from yolov5_sparse_plugin.options import ZOO_SOURCES, SparseOptions
+from yolov5_sparse_plugin.zoo import files
 from yolov5_sparse_plugin.zoo import stub as stubs
 from yolov5_sparse_plugin.zoo.files import Unusable
 from yolov5_sparse_plugin.zoo.sources import Found, Settings
@@ -51,6 +53,20 @@ def find(stub: Stub, kind: str, settings: Settings, asked: str) -> Found:
         lines.append(f"  not tried, as --sparse-zoo-sources says: {', '.join(off)}")
     lines.append(advice(stub, known))
     raise ZooError("\n".join(line for line in lines if line))
+
+
+def bring(path: str, address: str, folder: Path) -> Path:
+    """Copy a model out of its zoo into a folder, under its short name, for a command that writes beside it.
+
+    Raises:
+        ZooError: another file has that name there.
+    """
+    target = folder / f"{stubs.parse(address).short}.pt"
+    if not target.exists():
+        files.write(target, Path(path).read_bytes())
+    elif files.sha256(target) != files.sha256(Path(path)):
+        raise ZooError(f"{address} would be written as {target}, which is another file. Move that away first.")
+    return target
 
 
 def advice(stub: Stub, known: set[str]) -> str:

@@ -6,6 +6,7 @@ that is at hand.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -144,7 +145,7 @@ class Directory(Source):
         """Yield the folders that hold this model, and what the index says of their files."""
         index = layout.own_index(root)
         for place in stub.places:
-            if (root / place).is_dir():
+            if place in index or layout.contents(root / place):
                 yield root / place, index.get(place, {"files": {}})["files"]
 
     def index(self) -> layout.Index:
@@ -174,7 +175,7 @@ class Cache(Directory):
     def _folders(self, root: Path, stub: Stub) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield from super()._folders(root, stub)
         for folder in sorted(root.glob(f"*/{stub.short}")):  # of the client: <namespace>/<short form>
-            if folder.is_dir() and layout.contents(folder):
+            if layout.contents(folder):
                 yield folder, {}
 
 
@@ -185,7 +186,7 @@ class Downloading(Source):
         return self.settings.cache / place
 
     def _lock(self, place: str) -> Any:
-        return files.locked(self._target(place) / ".lock")
+        return files.locked(self.settings.cache / ".locks" / f"{place.replace('/', '.')}.lock")
 
     def _keep(self, place: str, name: str, sums: dict[str, Any], about: dict[str, Any]) -> Found:
         layout.write_index(self.settings.cache, {place: {"files": {name: sums}, "about": about}}, merge=True)
@@ -256,10 +257,8 @@ class Vendor(Downloading):
     def _find(self, stub: Stub, kind: str) -> Found:
         with self._lock(stub.path) as waited:
             if waited:  # somebody else has just fetched it
-                try:
+                with contextlib.suppress(Unusable):
                     return Cache(self.settings).find(stub, kind)
-                except Unusable:
-                    pass
             scratch = Path(tempfile.mkdtemp(prefix=".vendor-", dir=self.settings.cache))
             try:
                 return self._fetch(stub, kind, scratch)
