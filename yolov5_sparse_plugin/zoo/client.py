@@ -1,7 +1,7 @@
-"""Run the vendor's own client, `sparsezoo`, for one file; `python -m yolov5_sparse_plugin.zoo.client`, see sources.py.
+"""Run the vendor's own client, `sparsezoo`, for one file: `ask` starts this file as a process of its own.
 
-The client waits for ever, saves error pages as models and keeps pieces of downloads in the home folder. So it runs in
-a process of its own, with timeouts, in a scratch folder; whoever started it checks what arrived.
+The client waits for ever, saves error pages as models and keeps pieces of downloads in the home folder. So it gets
+timeouts and a scratch folder, and whoever asks checks what arrived.
 """
 
 from __future__ import annotations
@@ -10,11 +10,36 @@ import functools
 import json
 import logging
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 FOLDERS = {"training": "training/", "recipe": "recipe/", "deployment": "deployment/"}
+
+
+def ask(addresses: list[str], names: list[str], scratch: Path, timeout: float) -> dict[str, Any]:
+    """Let the vendor's client download the first of `names` that the server lists, to `scratch/file`.
+
+    Returns:
+        `name` and `size` as the server lists it, or `error`.
+    """
+    words = [sys.executable, "-m", "yolov5_sparse_plugin.zoo.client", str(scratch), str(timeout)]
+    words += [",".join(addresses), *names]
+    env = {"NM_DISABLE_ANALYTICS": "1", "NM_VERSION_CHECK": "false", **os.environ, "YOLOV5_SPARSE_AUTOLOAD": "0"}
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env, text=True) as child:
+        try:
+            output, _ = child.communicate()
+        except BaseException:  # Ctrl-C reaches the child as well, which may be busy
+            child.kill()
+            raise
+    try:
+        return json.loads(output.splitlines()[-1])
+    except (ValueError, IndexError):
+        if child.returncode == -signal.SIGINT:
+            raise KeyboardInterrupt from None
+        return {"error": f"its client ended with status {child.returncode}"}
 
 
 def fetch(addresses: list[str], scratch: Path, names: list[str]) -> dict[str, Any]:

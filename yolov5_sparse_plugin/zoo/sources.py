@@ -7,12 +7,8 @@ that is at hand.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from yolov5_sparse_plugin.options import ZOO_SOURCES, SparseOptions
-from yolov5_sparse_plugin.zoo import download, files, layout
+from yolov5_sparse_plugin.zoo import client, download, files, layout
 from yolov5_sparse_plugin.zoo.files import Unusable
 from yolov5_sparse_plugin.zoo.stub import Stub
 
@@ -267,7 +263,7 @@ class Vendor(Downloading):
 
     def _fetch(self, stub: Stub, kind: str, scratch: Path) -> Found:
         names = layout.candidates(stub, kind)
-        answer = ask_client(stub, names, scratch, self.settings.timeout)
+        answer = client.ask(stub.addresses, names, scratch, self.settings.timeout)
         name, file = answer.get("name"), scratch / "file"
         if "error" in answer or name not in names:
             raise Unusable(str(answer.get("error", f"its client names {name!r}")))
@@ -281,26 +277,3 @@ class Vendor(Downloading):
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(scratch / target.name, target)
         return self._keep(stub.path, name, {"size": size, "sha256": files.sha256(target)}, {"from": self.where})
-
-
-def ask_client(stub: Stub, names: list[str], scratch: Path, timeout: float) -> dict[str, Any]:
-    """Let the vendor's client download the first of `names` that the server lists, to `scratch/file`.
-
-    Returns:
-        `name` and `size` as the server lists it, or `error`.
-    """
-    words = [sys.executable, "-m", "yolov5_sparse_plugin.zoo.client", str(scratch), str(timeout)]
-    words += [",".join(stub.addresses), *names]
-    env = {"NM_DISABLE_ANALYTICS": "1", "NM_VERSION_CHECK": "false", **os.environ, "YOLOV5_SPARSE_AUTOLOAD": "0"}
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env, text=True) as child:
-        try:
-            output, _ = child.communicate()
-        except BaseException:  # Ctrl-C reaches the child as well, which may be busy
-            child.kill()
-            raise
-    try:
-        return json.loads(output.splitlines()[-1])
-    except (ValueError, IndexError):
-        if child.returncode == -signal.SIGINT:
-            raise KeyboardInterrupt from None
-        return {"error": f"its client ended with status {child.returncode}"}
