@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,7 @@ def locked(path: Path) -> Iterator[bool]:
         lock.acquire(timeout=0)
     except Timeout:
         waited = True
+        print(f"sparse: another process is at {path.stem}, waiting for it", file=sys.stderr)
         lock.acquire()
     try:
         yield waited

@@ -41,18 +41,28 @@ def add(run: Path, stub: Stub, zoo: Path, force: bool = False) -> Path:
         from yolov5_sparse_plugin.zoo.assemble import assemble  # needs torch, refusals don't
 
         assemble(scratch / "model", weights, stub)
-        entry = layout.describe(scratch / "model")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            os.replace(target, scratch / "old")
-        os.replace(scratch / "model", target)
-        layout.write_index(zoo, {stub.path: entry})
+        _put_in_place(scratch, target, zoo, stub)
     except OSError as error:
-        if (scratch / "old").exists() and not target.exists():
-            os.replace(scratch / "old", target)
-        raise ZooError(
-            f"zoo add: {zoo} cannot be written ({error.strerror or error}). Free some space there."
-        ) from error
+        found = error.strerror or error
+        raise ZooError(f"zoo add: {zoo} cannot be written ({found}). Free some space there.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _put_in_place(scratch: Path, target: Path, zoo: Path, stub: Stub) -> None:
+    """Move the finished model to its place and list it; where that fails, the model that was there is back."""
+    entry = layout.describe(scratch / "model")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = scratch / "old"
+    try:
+        if target.exists():
+            os.replace(target, old)
+        os.replace(scratch / "model", target)
+        layout.write_index(zoo, {stub.path: entry})
+    except BaseException:  # Ctrl-C too
+        if not (scratch / "model").exists():
+            os.replace(target, scratch / "model")
+        if old.exists():
+            os.replace(old, target)
+        raise
