@@ -177,7 +177,7 @@ def test_the_card_says_phase_sparsity_metrics_sizes_and_use(packed):
     card = (packed.folder / PLACE / layout.CARD).read_text()
     for words in ("pruned_quantized", "| 60.0% |", "mAP50-95", "disc, box, cross", "`deployment/model.onnx`"):
         assert words in card
-    assert f"--sparse-recipe {STUB}?recipe_type=transfer" in card
+    assert f"--sparse-recipe '{STUB}?recipe_type=transfer'" in card
 
 
 def test_both_recipes_of_a_packed_run_can_be_read(packed):

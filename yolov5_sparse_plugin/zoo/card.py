@@ -51,9 +51,9 @@ def _measured(part: dict[str, Any]) -> list[tuple[str, float]]:
 def _usage(stub: Stub, found: set[str]) -> str:
     address = PREFIX + stub.path
     lines = [f"yolov5 val --data data.yaml --weights {address}", f"yolov5 detect --source images --weights {address}"]
-    start = f"yolov5 train --data data.yaml --weights {address}?recipe_type=transfer"
+    start = f"yolov5 train --data data.yaml --weights '{address}?recipe_type=transfer'"
     if layout.TRANSFER in found:
-        lines += [start + " \\", f"    --sparse-recipe {address}?recipe_type=transfer"]
+        lines += [start + " \\", f"    --sparse-recipe '{address}?recipe_type=transfer'"]
     else:
         lines.append(start)
     lines.append(f"yolov5-sparse zoo get {address}")
