@@ -1,22 +1,21 @@
-"""Weights and recipes by an address that YOLOv5 does not know: shipped recipes by name; `zoo:` stubs are refused."""
+"""Weights and recipes by an address that YOLOv5 does not know: `zoo:` stubs, and shipped recipes by name."""
 
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
-from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.recipes_io import shipped
 
 
 @hookimpl
-def sparse_resolve(kind, address):
-    """Find shipped recipes by name. A stub that nobody resolved would train from random weights without a word."""
-    if address.startswith("zoo:"):
-        kinds = {"weights": (CheckpointError, "--weights"), "recipe": (RecipeError, "--sparse-recipe")}
-        error, option = kinds[kind]
-        raise error(
-            f"{option} {address}: this version does not fetch from the SparseZoo, whose server is end-of-life. "
-            f"Download the file where you still can and pass its path as {option}."
-        )
+def sparse_resolve(kind, address, options):
+    """Find a stub in the zoo's sources and a shipped recipe by its name."""
+    if address.strip().startswith("zoo:"):
+        from yolov5_sparse_plugin.zoo.locate import locate
+
+        flag = "--weights"
+        if kind == "recipe":
+            flag = "--sparse-one-shot" if options.one_shot == address else "--sparse-recipe"
+        return locate(address, kind, options, f"{flag} {address}")
     if kind == "recipe" and address in shipped():
         return str(shipped()[address])
     return None

@@ -147,17 +147,27 @@ def test_pruned_weights_without_a_recipe_that_holds_them(tmp_path, shapes, finis
     assert "these weights are 60% sparse" in run.output and "ConstantPruningModifier" in run.output
 
 
+OFFLINE = {"YOLOV5_SPARSE_ZOO_SOURCES": "directory,cache", "SPARSEZOO_MODELS_PATH": "cache"}
+
+
 def test_a_stub_never_trains_from_random_weights(tmp_path, shapes, recipe):
     stub = "zoo:cv/detection/yolov5-s/pytorch/ultralytics/coco/pruned-aggressive_96"
-    message = refused(tmp_path, shapes, "--sparse-recipe", recipe, weights=stub)
-    assert f"--weights {stub}: this version does not fetch" in message
-    message = refused(tmp_path, shapes, "--sparse-recipe", stub)
-    assert f"--sparse-recipe {stub}: this version does not fetch" in message
+    message = refused(tmp_path, shapes, "--sparse-recipe", recipe, weights=stub, env=OFFLINE)
+    assert f"--weights {stub}: no source has the weights of this stub." in message
+    message = refused(tmp_path, shapes, "--sparse-recipe", stub, env=OFFLINE)
+    assert f"--sparse-recipe {stub}: no source has the recipe of this stub." in message
 
 
 def test_a_stub_without_a_recipe_is_refused_too(tmp_path, shapes):
-    message = refused(tmp_path, shapes, "--epochs", 1, weights="zoo:yolov5-s-coco-pruned75_quantized")
-    assert "this version does not fetch" in message
+    message = refused(tmp_path, shapes, "--epochs", 1, weights="zoo:yolov5-s-coco-pruned75_quantized", env=OFFLINE)
+    assert "no source has the weights of this stub" in message
+
+
+def test_a_stub_that_no_hook_resolves_never_trains_from_random_weights(tmp_path, shapes, recipe):
+    stub, blocked = "zoo:yolov5-s-coco-pruned75_quantized", {"YOLOV5_SPARSE_DISABLE": "zoo_weights"}
+    for words in ([], ["--sparse-recipe", recipe]):
+        message = refused(tmp_path, shapes, "--epochs", 5, *words, weights=stub, env=blocked)
+        assert f"{stub}: no hook resolves this stub" in message and "Unblock zoo_weights" in message
 
 
 @pytest.mark.parametrize("kind", ["garbage", "truncated"])

@@ -26,7 +26,7 @@ def note(hook, **given):
         file.write(json.dumps([hook, {k: v if isinstance(v, (str, int, float)) else type(v).__name__
                                       for k, v in given.items()}]) + "\\n")
 @hookimpl
-def sparse_resolve(kind, address): note("sparse_resolve", kind=kind, address=address)
+def sparse_resolve(kind, address, options): note("sparse_resolve", kind=kind, address=address, options=options)
 @hookimpl
 def sparse_run_start(run): note("sparse_run_start", run=run)
 @hookimpl

@@ -1,4 +1,4 @@
-"""The command `yolov5-sparse`: demo, bench, status, recipes. Training and validation stay with `yolov5`."""
+"""The command `yolov5-sparse`: demo, bench, zoo, status, recipes. Training and validation stay with `yolov5`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 
 from yolov5_sparse_plugin import __version__
 from yolov5_sparse_plugin.errors import SparsePluginError
+from yolov5_sparse_plugin.zoo.commands import add_parser as add_zoo
+from yolov5_sparse_plugin.zoo.commands import run as zoo
 
 EPILOG = """\
 examples:
   yolov5-sparse demo                      prune and quantize a small model, in under four minutes, offline
   yolov5-sparse bench a.onnx b.onnx       how fast these models are in the engines on this CPU
+  yolov5-sparse zoo --help                keep models under an address, and start from them
   yolov5-sparse recipes                   the shipped recipes and their variables
   yolov5-sparse status                    what is attached to which YOLOv5, and why
 
@@ -54,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="show the main job on a small generated data set (under four minutes)")
     demo.add_argument("--dir", type=Path, default=Path("demo"), help="where to work; default: ./demo")
     _add_bench(commands)
+    add_zoo(commands)
     commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", help="print this recipe, to start your own from it")
@@ -210,7 +214,8 @@ def main() -> int:
     """Run the command; return its exit status. Errors that a user can cause are one sentence on stderr."""
     arguments = build_parser().parse_args()
     try:
-        return {"demo": demo, "bench": bench, "status": status, "recipes": recipes}[arguments.command](arguments)
+        commands = {"demo": demo, "bench": bench, "zoo": zoo, "status": status, "recipes": recipes}
+        return commands[arguments.command](arguments)
     except SparsePluginError as error:
         print(f"yolov5-sparse: error: {error}", file=sys.stderr)
         return error.exit_status

@@ -36,6 +36,10 @@ class BenchError(SparsePluginError):
     """A model or an engine that was named cannot be benchmarked; nothing was measured."""
 
 
+class ZooError(SparsePluginError):
+    """A stub is misspelt, or no source has its file; nothing was started."""
+
+
 class PluginError(SparsePluginError):
     """A hook, built in or a third party's, is invalid or failed."""
 

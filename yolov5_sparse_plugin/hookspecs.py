@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.options import SparseOptions
     from yolov5_sparse_plugin.training.run import TrainingRun
 
 PROJECT = "yolov5_sparse"
@@ -27,7 +28,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec(firstresult=True)
-def sparse_resolve(kind: str, address: str) -> str | None:
+def sparse_resolve(kind: str, address: str, options: SparseOptions) -> str | None:
     """Turn an address that YOLOv5 does not understand into the path of a file on this machine.
 
     Fires before anything of the host is touched.
@@ -35,6 +36,7 @@ def sparse_resolve(kind: str, address: str) -> str | None:
     Args:
         kind: `weights` or `recipe`.
         address: what the user wrote, for example `transfer_pruned` or `zoo:cv/detection/…`.
+        options: the plugin's, of the command that asks: where to look for stubs, for example.
 
     Returns:
         A path, or None where the address is none of this hook's business. The first path wins.

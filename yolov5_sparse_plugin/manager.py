@@ -12,11 +12,15 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from yolov5_sparse_plugin import hookspecs
-from yolov5_sparse_plugin.errors import PluginError, SparsePluginError, nearest
+from yolov5_sparse_plugin.errors import PluginError, SparsePluginError, ZooError, nearest
+
+if TYPE_CHECKING:
+    from yolov5_sparse_plugin.options import SparseOptions
 
 DEFAULT_HOOKS = (
     "zoo_weights",
@@ -94,6 +98,23 @@ def create(files: Iterable[str] = (), blocked: Iterable[str] = ()) -> pluggy.Plu
         manager.trace.root.setwriter(lambda text: print(f"[yolov5-sparse] {text}", file=sys.stderr, end=""))
         manager.enable_tracing()
     return manager
+
+
+def resolve(manager: pluggy.PluginManager, kind: str, address: str, options: SparseOptions) -> str:
+    """Return the path that an address of weights or of a recipe stands for, the address itself where it is one.
+
+    Raises:
+        ZooError: it is a stub and no hook resolved it. YOLOv5 would take it for a file that is not there and train
+            from random weights, without a word.
+    """
+    found = manager.hook.sparse_resolve(kind=kind, address=address, options=options) or address
+    if found.strip().startswith("zoo:"):
+        raise ZooError(
+            f"{address}: no hook resolves this stub, and nothing starts from random weights instead. Registered: "
+            f"{', '.join(name for name, plugin in manager.list_name_plugin() if plugin)}. Unblock zoo_weights "
+            "(YOLOV5_SPARSE_DISABLE, or 'disable' in yolov5-sparse.yaml), or name a file."
+        )
+    return found
 
 
 def entry_point_names() -> list[str]:

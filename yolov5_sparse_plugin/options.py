@@ -96,7 +96,27 @@ def target(value: Any, name: str) -> str:
     return value
 
 
+def sources(value: Any, name: str) -> list[str]:
+    words = [word.strip() for word in texts(value, name)]
+    for word in words:
+        if word not in ZOO_SOURCES:
+            raise OptionError(f"{name}: no source {word!r}. {nearest(word, ZOO_SOURCES)}")
+    return words
+
+
+def seconds(value: Any, name: str) -> float:
+    try:
+        found = -1.0 if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = -1.0
+    if not 0 < found < 1e6:
+        raise OptionError(f"{name}: expected a number of seconds, got {value!r}.")
+    return found
+
+
 TARGETS = ("onnxruntime", "openvino", "deepsparse")
+ZOO_SOURCES = ("directory", "mirror", "cache", "vendor")
+ZOO_COMMANDS = ("train", "export", "val", "detect")
 
 
 @dataclass(frozen=True)
@@ -169,7 +189,7 @@ OPTIONS = (
         texts,
         "FILE[,FILE]",
         "Python file(s) with hooks of your own, see CONTRIBUTING.md",
-        commands=("train", "export"),
+        commands=("train", "export", "val", "detect"),
     ),
     Option(
         "target",
@@ -203,6 +223,34 @@ OPTIONS = (
         "let the exported model take uint8 images, 0..255, as cameras deliver them; 'yolov5 val' and 'detect' can't",
         commands=("export",),
     ),
+    Option(
+        "zoo",
+        texts,
+        f"DIR[{os.pathsep}DIR]",
+        "zoo folder(s) in which a 'zoo:' stub is looked for first, see 'yolov5-sparse zoo --help'",
+        commands=ZOO_COMMANDS,
+    ),
+    Option(
+        "zoo_mirror",
+        text,
+        "URL",
+        "address of a static server that offers a zoo folder with its index.json",
+        commands=ZOO_COMMANDS,
+    ),
+    Option(
+        "zoo_sources",
+        sources,
+        "NAME[,NAME]",
+        "where to look for stubs; default: directory,mirror,cache,vendor",
+        commands=ZOO_COMMANDS,
+    ),
+    Option(
+        "zoo_timeout",
+        seconds,
+        "SECONDS",
+        "how long a zoo's server may stay silent; default: 20",
+        commands=ZOO_COMMANDS,
+    ),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -223,6 +271,7 @@ class SparseOptions:
         one_shot: recipe to apply at export.
         export_samples: number of input and output pairs to write at export.
         uint8_input: whether the exported model takes uint8 images.
+        zoo, zoo_mirror, zoo_sources: where stubs are looked for. zoo_timeout: seconds that a server may stay silent.
         origin: option name -> `--sparse-recipe`, `YOLOV5_SPARSE_RECIPE`, `yolov5-sparse.yaml` or `checkpoint`.
     """
 
@@ -237,6 +286,10 @@ class SparseOptions:
     one_shot: str | None = None
     export_samples: int = 0
     uint8_input: bool = False
+    zoo: list[str] = field(default_factory=list)
+    zoo_mirror: str | None = None
+    zoo_sources: list[str] = field(default_factory=lambda: list(ZOO_SOURCES))
+    zoo_timeout: float = 20.0
     origin: dict[str, str] = field(default_factory=dict)
 
     def asked(self, name: str) -> str:
@@ -288,6 +341,16 @@ def from_typed(typed: Mapping[str, Any], command: str) -> dict[str, tuple[Any, s
                 raise OptionError(f"{flag}: an option of 'yolov5 {owners[0]}', not of 'yolov5 {command}'.")
             raise OptionError(f"{flag}: no such option. {nearest(flag, {o.flag for o in of_command(command)})}")
     return found
+
+
+def refuse_unknown(own: Mapping[str, Any], arguments: Mapping[str, Any], command: str) -> None:
+    """Raise an OptionError for a keyword that is neither upstream's (`arguments`) nor the plugin's."""
+    from_typed(own, command)
+    known = typed_names(command)
+    for name in own:
+        if name not in known:
+            flag = ("--" if len(name) > 1 else "-") + name.replace("_", "-")
+            raise OptionError(f"{flag}: no such option. {nearest(flag, ['--' + n for n in [*arguments, *known]])}")
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, tuple[Any, str]]:

@@ -9,7 +9,8 @@ import os
 import sys
 
 WATCHED = frozenset(
-    "yolov5." + name for name in ("train", "export", "val", "detect", "helpers", "models.experimental", "models.common")
+    "yolov5." + name
+    for name in ("train", "export", "val", "detect", "segment.train", "helpers", "models.experimental", "models.common")
 )
 
 
@@ -27,7 +28,7 @@ class AttachingLoader:
 
     def get_code(self, fullname):
         """Only `python -m` asks: as `__main__` the script would run without us, so it is run as a module."""
-        if fullname not in ("yolov5.train", "yolov5.export"):
+        if fullname not in ("yolov5.train", "yolov5.export", "yolov5.val", "yolov5.detect"):
             return self._loader.get_code(fullname)
         serve = "from yolov5_sparse_plugin.hosts.pip_package import serve"
         text = f"if __name__ == '__main__':\n {serve}; serve({fullname!r})"

@@ -9,6 +9,8 @@ from typing import Any, Callable
 
 from yolov5_sparse_plugin import manager, options
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, nearest
+from yolov5_sparse_plugin.zoo.locate import bring
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
 
 def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> list[str]:
@@ -29,15 +31,12 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     from yolov5_sparse_plugin.export.run import ExportRun
 
     chosen = options.resolve(own, command="export")
-    known = options.typed_names("export")
-    for name in own:
-        if name not in known:
-            flag = ("--" if len(name) > 1 else "-") + name.replace("_", "-")
-            raise OptionError(f"{flag}: no such option. {nearest(flag, ['--' + n for n in [*arguments, *known]])}")
     arguments = {**arguments, **coerced(arguments)}
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
-    weights = arguments["weights"]
-    arguments["weights"] = str(hooks.hook.sparse_resolve(kind="weights", address=str(weights)) or weights)
+    weights = str(arguments["weights"])
+    arguments["weights"] = manager.resolve(hooks, "weights", weights, chosen)
+    if is_stub(weights):  # upstream writes beside the checkpoint, and a zoo is no place for that
+        arguments["weights"] = str(bring(arguments["weights"], weights, Path.cwd()))
     check_weights(arguments["weights"])
     run = ExportRun(upstream, chosen, arguments, typed, hooks)
     run.check()

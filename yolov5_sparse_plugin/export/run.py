@@ -26,7 +26,7 @@ from typing import Any, Callable
 import onnx
 import torch
 
-from yolov5_sparse_plugin import recipes_io
+from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import entry, images, verify
@@ -60,7 +60,7 @@ class ExportRun:
     ):
         self._upstream = upstream
         self.options, self.arguments, self.typed = options, arguments, typed
-        self.hook = hooks.hook
+        self._hooks, self.hook = hooks, hooks.hook
         self.weights = Path(arguments["weights"])
         self.target = options.target
         self.part = checkpoints.read(self.weights)["sparse"] if checkpoints.is_sparse(self.weights) else None
@@ -109,8 +109,7 @@ class ExportRun:
     def _one_shot_schedule(self) -> Any:
         from yolov5_sparse_plugin.engine.sparseml import Schedule
 
-        address = self.options.one_shot
-        address = self.hook.sparse_resolve(kind="recipe", address=address) or address
+        address = manager.resolve(self._hooks, "recipe", self.options.one_shot, self.options)
         return Schedule.load(recipes_io.read(address))
 
     def check(self) -> None:

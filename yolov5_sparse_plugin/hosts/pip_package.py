@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import SparsePluginError
+from yolov5_sparse_plugin.errors import OptionError, SparsePluginError
 from yolov5_sparse_plugin.hosts.patchset import View
 
 MARK = "__yolov5_sparse_original__"
@@ -70,6 +70,17 @@ def attach_module(module: ModuleType) -> None:
     elif name == "yolov5.export":
         wrap(module, "parse_opt", functools.partial(parse_opt, command="export"))
         wrap(module, "run", export)
+    elif name == "yolov5.val":
+        wrap(module, "parse_opt", functools.partial(parse_opt, command="val"))
+        wrap(module, "run", functools.partial(infer, command="val", summary="Validate a YOLOv5 model."))
+    elif name == "yolov5.detect":
+        wrap(module, "parse_opt", functools.partial(parse_opt, command="detect"))
+        wrap(module, "run", functools.partial(infer, command="detect", summary="Detect objects with a YOLOv5 model."))
+    elif name == "yolov5.segment.train":
+        wrap(module, "train", segment_train)
+        wrap(module, "run_cli", lambda original: lambda **kwargs: exit_plainly(lambda: original(**kwargs)))
+    elif name == "yolov5.helpers":
+        wrap(module, "load_model", load_model)
     elif name == "yolov5.models.experimental":
         wrap(module, "attempt_load", attempt_load)
     elif name == "yolov5.models.common":
@@ -77,7 +88,7 @@ def attach_module(module: ModuleType) -> None:
 
 
 def serve(name: str) -> None:
-    """Run `yolov5.train` or `yolov5.export` for `python -m`, as a module that the doorways are attached to."""
+    """Run one of YOLOv5's scripts for `python -m`, as a module that the doorways are attached to."""
     script = importlib.import_module(name)
     exit_plainly(lambda: script.main(script.parse_opt()) if name == "yolov5.train" else script.main())
 
@@ -148,34 +159,68 @@ def run_cli(original: Callable) -> Callable:
 
 
 def export(original: Callable) -> Callable:
-    """Export with the sparse options in the signature: python-fire reads flags, defaults and help from it."""
-    upstream = inspect.signature(original)
-    ours = options.of_command("export")
-    names = list(options.typed_names("export"))
-    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-    others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)  # a misspelt flag reaches us, not fire
+    """Export through the plugin."""
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def execute(arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> Any:
         from yolov5_sparse_plugin.export import entry
 
+        return entry.export(original, arguments, own, typed)
+
+    return with_options(original, "export", execute, "Export a YOLOv5 model.")
+
+
+def infer(original: Callable, command: str, summary: str) -> Callable:
+    """Validate or detect as upstream does, once stubs are files."""
+
+    def execute(arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> Any:
+        from yolov5_sparse_plugin.inference import located
+
+        return original(**{**arguments, "weights": located(arguments["weights"], own, command)})
+
+    return with_options(original, command, execute, summary)
+
+
+def with_options(original: Callable, command: str, execute: Callable, summary: str) -> Callable:
+    """Put a command's sparse options into its signature: python-fire reads flags, defaults and help from it.
+
+    Args:
+        execute: called with upstream's arguments by name, the plugin's own, and the names of those that were typed.
+        summary: first line of the help.
+    """
+    upstream = inspect.signature(original)
+    ours = options.of_command(command)
+    names = list(options.typed_names(command))
+    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
+    others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)  # a misspelt flag reaches us, not fire
+    needed = [name for name, parameter in upstream.parameters.items() if parameter.default is parameter.empty]
+    # fire asks for them before it looks for --help
+    theirs = [p.replace(default=None) if p.name in needed else p for p in upstream.parameters.values()]
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1).f_globals.get("__name__")
         by_fire = caller == "fire.core"
         if by_fire:
             if kwargs.get("help") is True:
-                return show_help(wrapper, "yolov5 export")
+                return show_help(wrapper, f"yolov5 {command}")
             kwargs = {spelt_out(k, [*upstream.parameters, *names]): v for k, v in kwargs.items()}
         own = {k: v for k, v in kwargs.items() if k not in upstream.parameters and v is not None}
         call = upstream.bind(*args, **{k: v for k, v in kwargs.items() if k in upstream.parameters})
         # fire and argparse hand over every default; callers in Python only what they mean
-        typed = flags_typed() if by_fire else set(_typed) if caller == "yolov5.export" else set(call.arguments)
+        own_script = caller == f"yolov5.{command}"
+        typed = flags_typed() if by_fire else set(_typed) if own_script else set(call.arguments)
         call.apply_defaults()
-        execute = functools.partial(entry.export, original, call.arguments, own, typed)
-        return exit_plainly(execute) if by_fire else execute()
 
-    wrapper.__sparse_signature__ = upstream.replace(parameters=[*upstream.parameters.values(), *keywords, others])
-    wrapper.__sparse_help__ = "Export a YOLOv5 model.\n\nArgs:\n" + "\n".join(
-        f"    sparse_{o.name}: {o.help}" for o in ours
-    )
+        def run_it() -> Any:
+            options.refuse_unknown(own, call.arguments, command)
+            for name in needed if by_fire else ():
+                if call.arguments[name] is None:
+                    raise OptionError(f"yolov5 {command}: needs --{name}.")
+            return execute(call.arguments, own, typed)
+
+        return exit_plainly(run_it) if by_fire else run_it()
+
+    wrapper.__sparse_signature__ = upstream.replace(parameters=[*theirs, *keywords, others])
+    wrapper.__sparse_help__ = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)
     return wrapper
 
 
@@ -216,6 +261,18 @@ def train(original: Callable) -> Callable:
     return wrapper
 
 
+def segment_train(original: Callable) -> Callable:
+    """Let segmentation start from a stub; upstream's own would start from random weights without a word."""
+
+    def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
+        from yolov5_sparse_plugin.inference import located
+
+        opt.weights = located(opt.weights)
+        return original(hyp, opt, device, callbacks)
+
+    return wrapper
+
+
 def mend_loggers(loggers: Any) -> Any:
     """Let a sparse run log to Weights & Biases: 7.0.14 passes `best_result` to an `end_epoch` that lost it."""
     wandb = getattr(loggers, "wandb", None)
@@ -229,8 +286,10 @@ def attempt_load(original: Callable) -> Callable:
     """Load a quantized checkpoint with its quantizers; every other file as upstream does."""
 
     def wrapper(weights: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolov5_sparse_plugin.inference import located
         from yolov5_sparse_plugin.training import checkpoints
 
+        weights = located(weights)
         files = weights if isinstance(weights, (list, tuple)) else [weights]
         weights = [absolute(f) for f in files] if isinstance(weights, (list, tuple)) else absolute(weights)
         if not any(checkpoints.is_sparse(file) for file in files):
@@ -252,8 +311,22 @@ def detect_multi_backend(original: Callable) -> Callable:
     """Hand over absolute paths: upstream asks a model hub for `weights/best.pt` before it looks at the disk."""
 
     def wrapper(self: Any, weights: Any = "yolov5s.pt", *args: Any, **kwargs: Any) -> None:
+        from yolov5_sparse_plugin.inference import located
+
+        weights = located(weights)
         several = isinstance(weights, (list, tuple))
         original(self, [absolute(f) for f in weights] if several else absolute(weights), *args, **kwargs)
+
+    return wrapper
+
+
+def load_model(original: Callable) -> Callable:
+    """Let `yolov5.load` load by stub; upstream's own would try twice, and log the first error as a warning."""
+
+    def wrapper(model_path: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolov5_sparse_plugin.inference import located
+
+        return original(located(model_path), *args, **kwargs)
 
     return wrapper
 

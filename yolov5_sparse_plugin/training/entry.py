@@ -40,7 +40,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         opt.data = str(datasets.moved(Path(opt.data), chosen.data_path, Path(opt.save_dir)))
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
-    is_stub = isinstance(opt.weights, str) and opt.weights.startswith("zoo:")
+    is_stub = isinstance(opt.weights, str) and opt.weights.strip().startswith("zoo:")
     asked = chosen.recipe is not None or chosen.teacher is not None
     if not (asked or chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
         with PatchSet(upstream, log_dir):
@@ -48,7 +48,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
 
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
-        opt.weights = hooks.hook.sparse_resolve(kind="weights", address=opt.weights) or opt.weights
+        opt.weights = manager.resolve(hooks, "weights", opt.weights, chosen)
     part = checkpoints.read(opt.weights)["sparse"] if checkpoints.is_sparse(opt.weights) else None
     log = upstream.__globals__["LOGGER"]
     if not asked or not hooks.has_plugin("sparse_training"):
@@ -98,7 +98,7 @@ def find_teacher(chosen: SparseOptions, opt: Any, hooks: Any) -> str:
         if not opt.weights:
             raise OptionError("--sparse-teacher self: the run starts from no weights. Add --weights.")
         teacher = str(opt.weights)
-    teacher = hooks.hook.sparse_resolve(kind="weights", address=teacher) or teacher
+    teacher = manager.resolve(hooks, "weights", teacher, chosen)
     file = Path(teacher)
     if not file.is_file() and (len(file.parts) > 1 or not file.name.startswith("yolov5")):
         near = [p.name for p in file.parent.glob("*.pt")] if file.parent.is_dir() else []
@@ -135,7 +135,7 @@ def prepare(
     elif chosen.recipe is None:
         schedule = Schedule(TEACHER_ALONE, chosen.asked("teacher"))
     else:
-        address = hooks.hook.sparse_resolve(kind="recipe", address=chosen.recipe) or chosen.recipe
+        address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
         schedule = Schedule.load(recipes_io.read(address), chosen.recipe_args)
     if schedule.quantization and part and checkpoints.is_quantized(part) and not resumed:
         raise RecipeError(

@@ -1,0 +1,1 @@
+"""Models by stub: `zoo:` addresses become files, wherever they are kept."""
