@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
 from yolov5_sparse_plugin.errors import OptionError
 
 
-def moved(data: Path, root: str, folder: Path) -> Path:
+@contextmanager
+def relocated(data: Any, root: str | None) -> Iterator[Any]:
+    """Yield `data`, or where there is a `root` a copy that says so, for as long as the context lasts; see `moved`."""
+    if root is None:
+        yield data
+        return
+    with TemporaryDirectory() as folder:
+        yield str(moved(data, root, Path(folder)))
+
+
+def shipped(name: str) -> list[Path]:
+    """Return YOLOv5's own YAML files of that name."""
+    spec = importlib.util.find_spec("yolov5")
+    return [file for root in spec.submodule_search_locations for file in Path(root, "data").rglob(name)]
+
+
+def moved(data: Path | str, root: str, folder: Path) -> Path:
     """Write a copy of a data set's YAML into `folder`, with the images in `root`; return its path.
+
+    Args:
+        data: a file, or the name of one that YOLOv5 ships (`VOC.yaml`).
 
     Raises:
         OptionError: `root` is no folder, or `data` no such file.
     """
     if not Path(root).is_dir():
         raise OptionError(f"--data-path {root}: there is no such folder.")
+    data = Path(data)
+    if not data.is_file():
+        data = next(iter(shipped(data.name)), data)
     try:
         content = yaml.safe_load(data.read_text(errors="ignore"))
     except (OSError, yaml.YAMLError) as error:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from yolov5_sparse_plugin import manager, options
+from yolov5_sparse_plugin import datasets, manager, options
+
+
+@contextmanager
+def prepared(arguments: Mapping[str, Any], own: Mapping[str, Any], command: str) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of `val` or `detect` as upstream takes them: weights are files, `data` is where it is.
+
+    Args:
+        arguments: upstream's, by name. own: the plugin's options by keyword, as typed.
+    """
+    found = {**arguments, "weights": located(arguments["weights"], own, command)}
+    root = options.resolve(own, command=command).data_path
+    with datasets.relocated(found["data"], root if command == "val" else None) as found["data"]:
+        yield found
 
 
 def located(weights: Any, own: Mapping[str, Any] | None = None, command: str = "val") -> Any:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import manager, options
+from yolov5_sparse_plugin import datasets, manager, options
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, nearest
 from yolov5_sparse_plugin.zoo.locate import bring
 from yolov5_sparse_plugin.zoo.stub import is_stub
@@ -38,9 +38,10 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     if is_stub(weights):  # upstream writes beside the checkpoint, and a zoo is no place for that
         arguments["weights"] = str(bring(arguments["weights"], weights, Path.cwd()))
     check_weights(arguments["weights"])
-    run = ExportRun(upstream, chosen, arguments, typed, hooks)
-    run.check()
-    return run.execute()
+    with datasets.relocated(arguments["data"], chosen.data_path) as arguments["data"]:
+        run = ExportRun(upstream, chosen, arguments, typed, hooks)
+        run.check()
+        return run.execute()
 
 
 def coerced(arguments: dict[str, Any]) -> dict[str, Any]:

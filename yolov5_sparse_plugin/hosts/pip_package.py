@@ -23,6 +23,9 @@ MARK = "__yolov5_sparse_original__"
 _attached: list[tuple[Any, str, Any]] = []
 # what the user typed, from the doorway (`run`, `run_cli`, `parse_opt`) to `train()`; `main` replaces `opt` on resume
 _typed: dict[str, Any] = {}
+# what the last parser made of them, defaults included: SparseML's scripts hand that over as keywords
+_parsed: dict[str, Any] = {}
+SCRIPTS = "sparseml.yolov5.scripts"
 
 
 def wrap(owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
@@ -70,9 +73,11 @@ def attach_module(module: ModuleType) -> None:
     elif name == "yolov5.export":
         wrap(module, "parse_opt", functools.partial(parse_opt, command="export"))
         wrap(module, "run", export)
+        provide(module, "export_run", export_run)
     elif name == "yolov5.val":
         wrap(module, "parse_opt", functools.partial(parse_opt, command="val"))
         wrap(module, "run", functools.partial(infer, command="val", summary="Validate a YOLOv5 model."))
+        provide(module, "val_run", lambda run: lambda **kwargs: exit_plainly(lambda: run(**kwargs)))
     elif name == "yolov5.detect":
         wrap(module, "parse_opt", functools.partial(parse_opt, command="detect"))
         wrap(module, "run", functools.partial(infer, command="detect", summary="Detect objects with a YOLOv5 model."))
@@ -85,6 +90,12 @@ def attach_module(module: ModuleType) -> None:
         wrap(module, "attempt_load", attempt_load)
     elif name == "yolov5.models.common":
         wrap(module.DetectMultiBackend, "__init__", detect_multi_backend)
+
+
+def provide(module: ModuleType, name: str, make: Callable[[Callable], Callable]) -> None:
+    """Give a module the function `name` that only the predecessor's had, made from its `run`; SparseML imports it."""
+    if not hasattr(module, name):
+        setattr(module, name, make(module.run))
 
 
 def serve(name: str) -> None:
@@ -127,7 +138,10 @@ def parse_opt(original: Callable, command: str = "train") -> Callable:
         view.ArgumentParser = Parser
         namespace["argparse"] = view
         try:
-            return original(*args, **kwargs)
+            parsed = original(*args, **kwargs)
+            _parsed.clear()
+            _parsed.update(vars(parsed))
+            return parsed
         finally:
             namespace["argparse"] = argparse
 
@@ -138,10 +152,12 @@ def run(original: Callable) -> Callable:
     """Remember the keywords of `yolov5.train.run(**kwargs)`."""
 
     def wrapper(**kwargs: Any) -> Any:
+        typed = dict(_typed) if kwargs == _parsed else kwargs
         _typed.clear()
-        _typed.update(kwargs)
+        _typed.update(typed)
+        call = functools.partial(original, **kwargs)
         try:
-            return original(**kwargs)
+            return exit_plainly(call) if sys._getframe(1).f_globals.get("__name__") == SCRIPTS else call()
         finally:
             _typed.clear()
 
@@ -169,13 +185,29 @@ def export(original: Callable) -> Callable:
     return with_options(original, "export", execute, "Export a YOLOv5 model.")
 
 
+def export_run(run: Callable) -> Callable:
+    """Export as the predecessor did: several weights one after the other, as ONNX unless told otherwise."""
+
+    def each(**kwargs: Any) -> list[Any]:
+        typed = set(_typed) if kwargs == _parsed else set(kwargs)
+        weights = kwargs.pop("weights", [])
+        files = []
+        for file in weights if isinstance(weights, (list, tuple)) else [weights]:
+            given = {name: value for name, value in kwargs.items() if name in typed}
+            files += exit_plainly(lambda given=given, file=file: run(**{"include": ["onnx"], **given, "weights": file}))
+        return files
+
+    return each
+
+
 def infer(original: Callable, command: str, summary: str) -> Callable:
     """Validate or detect as upstream does, once stubs are files."""
 
     def execute(arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> Any:
-        from yolov5_sparse_plugin.inference import located
+        from yolov5_sparse_plugin.inference import prepared
 
-        return original(**{**arguments, "weights": located(arguments["weights"], own, command)})
+        with prepared(arguments, own, command) as arguments:
+            return original(**arguments)
 
     return with_options(original, command, execute, summary)
 
