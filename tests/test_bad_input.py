@@ -11,7 +11,7 @@ import torch
 import yolov5
 from conftest import RECIPE, TRUST, yolov5_train
 
-from yolov5_sparse_plugin.errors import CheckpointError, HostError, RecipeError
+from yolov5_sparse_plugin.errors import CheckpointError, HostError, RecipeError, ZooError
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.recipes_io import RecipeText, read
 
@@ -163,11 +163,16 @@ def test_a_stub_without_a_recipe_is_refused_too(tmp_path, shapes):
     assert "no source has the weights of this stub" in message
 
 
-def test_a_stub_that_no_hook_resolves_never_trains_from_random_weights(tmp_path, shapes, recipe):
+def test_a_stub_that_no_hook_resolves_never_trains_from_random_weights(tmp_path, shapes, recipe, monkeypatch):
+    import yolov5.train
+
     stub, blocked = "zoo:yolov5-s-coco-pruned75_quantized", {"YOLOV5_SPARSE_DISABLE": "zoo_weights"}
-    for words in ([], ["--sparse-recipe", recipe]):
-        message = refused(tmp_path, shapes, "--epochs", 5, *words, weights=stub, env=blocked)
-        assert f"{stub}: no hook resolves this stub" in message and "Unblock zoo_weights" in message
+    message = refused(tmp_path, shapes, "--epochs", 5, weights=stub, env=blocked)
+    assert f"{stub}: no hook resolves this stub" in message and "Unblock zoo_weights" in message
+    monkeypatch.setenv("YOLOV5_SPARSE_DISABLE", "zoo_weights")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZooError, match="no hook resolves this stub"):
+        yolov5.train.run(data=str(shapes), weights=stub, cfg="yolov5n.yaml", device="cpu", sparse_recipe=str(recipe))
 
 
 @pytest.mark.parametrize("kind", ["garbage", "truncated"])

@@ -568,6 +568,22 @@ def test_a_failing_vendor_is_a_line_of_the_error(vendor, cache, mode, message, c
     assert not list(cache.rglob("*.pt")) and not list(cache.glob(".vendor-*"))
 
 
+def test_a_full_disk_in_the_middle_of_the_vendors_download_is_said_and_leaves_nothing(vendor, small_disk):
+    with pytest.raises(ZooError, match="No space left on device"):
+        from_vendor(small_disk)
+    assert not [p for p in small_disk.rglob("*") if p.is_file() and p.stat().st_size]
+    assert from_vendor(small_disk, "recipe").is_file()
+
+
+def test_two_processes_ask_the_vendor_once(vendor, cache, tmp_path):
+    vendor.mode = "slow"
+    env = {"SPARSEZOO_API_URL": os.environ["SPARSEZOO_API_URL"]}
+    with ThreadPoolExecutor() as pool:
+        runs = list(pool.map(lambda _: zoo_command(tmp_path, "get", STUB, "weights", **env), range(2)))
+    assert {run.output.splitlines()[-1] for run in runs} == {str(cache / PLACE / layout.MODEL)}
+    assert vendor.requests.count("POST /v2/graphql") == 1
+
+
 # ------------------------------------------------------------------------------------------- YOLOv5's commands by stub
 
 
