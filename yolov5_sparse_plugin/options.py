@@ -133,6 +133,13 @@ OPTIONS = (
         commands=("train", "export"),
     ),
     Option(
+        "trust_pickle",
+        switch,
+        "BOOL",
+        "read a checkpoint even if it calls functions that are no part of YOLOv5: code of whoever wrote it may run",
+        commands=("train", "export"),
+    ),
+    Option(
         "target",
         target,
         "ENGINE",
@@ -176,6 +183,7 @@ class SparseOptions:
         recipe: path, shipped name or raw text of the recipe; None: nothing sparse was asked for.
         recipe_args: overrides of the recipe's root variables.
         hooks: Python files with hooks of the user's.
+        trust_pickle: whether a checkpoint may call whatever it names.
         target: engine that an export is shaped for.
         one_shot: recipe to apply at export.
         export_samples: number of input and output pairs to write at export.
@@ -186,6 +194,7 @@ class SparseOptions:
     recipe: str | None = None
     recipe_args: dict[str, Any] = field(default_factory=dict)
     hooks: list[str] = field(default_factory=list)
+    trust_pickle: bool = False
     target: str = TARGETS[0]
     one_shot: str | None = None
     export_samples: int = 0

@@ -27,6 +27,7 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
         ExportError: a format that was asked for does not exist afterwards.
     """
     from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.training import checkpoints
 
     chosen = options.resolve(own, command="export")
     known = options.typed_names("export")
@@ -39,9 +40,10 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     weights = arguments["weights"]
     arguments["weights"] = str(hooks.hook.sparse_resolve(kind="weights", address=str(weights)) or weights)
     check_weights(arguments["weights"])
-    run = ExportRun(upstream, chosen, arguments, typed, hooks)
-    run.check()
-    return run.execute()
+    with checkpoints.whole_pickles(chosen.trust_pickle):
+        run = ExportRun(upstream, chosen, arguments, typed, hooks)
+        run.check()
+        return run.execute()
 
 
 def coerced(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from yolov5_sparse_plugin import manager, options, recipes_io
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
 
 
 def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: Any, typed: dict[str, Any]) -> Any:
@@ -31,25 +31,45 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve({**typed, **on_opt})
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
+    unpickling.check_whole(opt.weights)
     is_stub = isinstance(opt.weights, str) and opt.weights.startswith("zoo:")
     if chosen.recipe is None and not (chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
         return upstream(hyp, opt, device, callbacks)
+    with checkpoints.whole_pickles(chosen.trust_pickle):
+        return sparse(upstream, hyp, opt, device, callbacks, chosen, typed)
 
+
+def sparse(
+    upstream: FunctionType,
+    hyp: Any,
+    opt: Any,
+    device: Any,
+    callbacks: Any,
+    chosen: SparseOptions,
+    typed: dict[str, Any],
+) -> Any:
+    """Call the host's `train()` with what was asked for: a recipe, hooks, or weights that only this plugin reads."""
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
         opt.weights = hooks.hook.sparse_resolve(kind="weights", address=opt.weights) or opt.weights
-    part = checkpoints.read(opt.weights)["sparse"] if checkpoints.is_sparse(opt.weights) else None
+    ckpt = checkpoints.read(opt.weights) if checkpoints.is_sparse(opt.weights) else None
+    part = ckpt["sparse"] if ckpt else None
+    if ckpt and opt.cfg and not opt.resume:
+        architecture.check(opt.cfg, opt.weights, ckpt)
+    if opt.resume and part and "from" in part:
+        raise CheckpointError(
+            f"--resume {opt.weights}: this run was started with the fork of YOLOv5, whose optimizer and options this "
+            f"one does not have. Start a new run from it: --weights {opt.weights}."
+        )
     log = upstream.__globals__["LOGGER"]
     if chosen.recipe is None or not hooks.has_plugin("sparse_training"):
         warn_of_regrowth(part, opt, log)
         if chosen.recipe is not None:
             log.warning("WARNING ⚠️ sparse: the hook sparse_training is blocked, the recipe will not be executed")
-        seams = {"load": lambda load: checkpoints.loader(checkpoints.readable(load), quantized=False)}
-        with checkpoints.whole_pickles(), PatchSet(upstream, seams):
+        seams = {"load": lambda load: checkpoints.loader(legacy.readable(load), quantized=False)}
+        with PatchSet(upstream, seams):
             return upstream(hyp, opt, device, callbacks)
-    run = prepare(upstream, chosen, opt, hooks, part, typed)
-    with checkpoints.whole_pickles():
-        return run.execute(hyp, device, callbacks)
+    return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
 
 
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
