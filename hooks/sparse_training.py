@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
 from yolov5_sparse_plugin.hosts.pip_package import mend_loggers
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.training import checkpoints, legacy
 from yolov5_sparse_plugin.training.ema import phase_ema
 from yolov5_sparse_plugin.training.entry import redirected
 
@@ -12,7 +12,7 @@ from yolov5_sparse_plugin.training.entry import redirected
 @hookimpl
 def sparse_seams(run):
     def load(torch_load):
-        return checkpoints.loader(checkpoints.readable(torch_load), quantized=False)
+        return checkpoints.loader(legacy.readable(torch_load), quantized=False)
 
     def model(build):
         return lambda *args, **kwargs: run.adopt_model(build(*args, **kwargs))

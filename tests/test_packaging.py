@@ -60,6 +60,9 @@ def run(python, code):
 def test_the_wheel_carries_hooks_recipes_and_the_pth(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "yolov5_sparse_plugin.pth" in names
+    for size in "nsmlx":
+        assert f"yolov5_sparse_plugin/legacy_files/models_v5.0/yolov5{size}.yaml" in names
+    assert "yolov5_sparse_plugin/legacy_files/data/hyps/hyp.finetune.yaml" in names
     for name in ("hooks/sparse_training.py", "recipes/pruned.yaml", "recipes/README.md", "startup.py"):
         assert f"yolov5_sparse_plugin/{name}" in names
     assert {n.split("/")[0] for n in names if "dist-info" not in n} == {

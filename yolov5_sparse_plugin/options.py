@@ -192,6 +192,13 @@ OPTIONS = (
         commands=("train", "export", "val", "detect"),
     ),
     Option(
+        "trust_pickle",
+        switch,
+        "BOOL",
+        "read a checkpoint even if it calls functions that are no part of YOLOv5: code of whoever wrote it may run",
+        commands=("train", "export"),
+    ),
+    Option(
         "target",
         target,
         "ENGINE",
@@ -267,6 +274,7 @@ class SparseOptions:
         data_path: folder that takes the place of the data set's `path`.
         log_dir: folder for what loggers write.
         hooks: Python files with hooks of the user's.
+        trust_pickle: whether a checkpoint may call whatever it names.
         target: engine that an export is shaped for.
         one_shot: recipe to apply at export.
         export_samples: number of input and output pairs to write at export.
@@ -282,6 +290,7 @@ class SparseOptions:
     data_path: str | None = None
     log_dir: str | None = None
     hooks: list[str] = field(default_factory=list)
+    trust_pickle: bool = False
     target: str = TARGETS[0]
     one_shot: str | None = None
     export_samples: int = 0

@@ -16,6 +16,7 @@ from sparseml.pytorch.sparsification import modifier as sparseml_modifier  # iso
 from sparseml.pytorch.sparsification.quantization.legacy_modifier_quantization import (  # isort: skip
     QuantizationModifier as LegacyQuantizationModifier,
 )
+from yolov5_sparse_plugin.engine.expressions import check_size
 from yolov5_sparse_plugin.errors import RecipeError, nearest
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
@@ -51,7 +52,7 @@ def parse(recipe: RecipeText, variables: dict[str, Any]) -> str:
     """
     try:
         root = yaml.compose(recipe.text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise RecipeError(
@@ -60,6 +61,7 @@ def parse(recipe: RecipeText, variables: dict[str, Any]) -> str:
         ) from error
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError(f"{recipe.source}: a recipe is a YAML mapping with '*_modifiers' lists; this is not one.")
+    check_size(root, recipe.source)
     check_modifiers(root, recipe.source)
     known = re.findall(r"^[ ]*(\w+)[ ]*:", recipe.text, re.M)
     for name in variables:

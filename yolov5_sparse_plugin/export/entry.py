@@ -29,6 +29,7 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
         ExportError: a format that was asked for does not exist afterwards.
     """
     from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.training import checkpoints
 
     chosen = options.resolve(own, command="export")
     arguments = {**arguments, **coerced(arguments)}
@@ -38,7 +39,10 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     if is_stub(weights):  # upstream writes beside the checkpoint, and a zoo is no place for that
         arguments["weights"] = str(bring(arguments["weights"], weights, Path.cwd()))
     check_weights(arguments["weights"])
-    with datasets.relocated(arguments["data"], chosen.data_path) as arguments["data"]:
+    with (
+        checkpoints.whole_pickles(chosen.trust_pickle),
+        datasets.relocated(arguments["data"], chosen.data_path) as arguments["data"],
+    ):
         run = ExportRun(upstream, chosen, arguments, typed, hooks)
         run.check()
         return run.execute()

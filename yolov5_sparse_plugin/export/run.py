@@ -32,7 +32,6 @@ from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionErro
 from yolov5_sparse_plugin.export import entry, images, verify
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
-from yolov5_sparse_plugin.hosts.pip_package import adopt_classes
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -183,7 +182,7 @@ class ExportRun:
     def _call_upstream(self) -> list[str]:
         function = inspect.unwrap(self._upstream)
         seams = {"export_load": self._load, "export_onnx": self._export_onnx}
-        with checkpoints.whole_pickles(), PatchSet(function, seams, str(self.host.get("__version__", "?"))):
+        with PatchSet(function, seams, str(self.host.get("__version__", "?"))):
             files = self._upstream(**self.arguments)
         missing = [name for name in self.arguments["include"] if not self._among(name, files or [])]
         if missing:
@@ -210,7 +209,6 @@ class ExportRun:
                 raise
             except Exception as error:
                 raise CheckpointError(f"--weights {weights}: not a YOLOv5 checkpoint ({error}).") from error
-            adopt_classes(model)
             self.model = model
             if self.schedule is not None:
                 model = self._apply_one_shot(model)

@@ -5,7 +5,6 @@ A doorway passes everything through while nothing sparse is in play.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import inspect
@@ -70,6 +69,7 @@ def attach_module(module: ModuleType) -> None:
         wrap(module, "run", run)
         wrap(module, "run_cli", run_cli)
         wrap(module, "train", train)
+        wrap(module, "check_yaml", check_yaml)
     elif name == "yolov5.export":
         wrap(module, "parse_opt", functools.partial(parse_opt, command="export"))
         wrap(module, "run", export)
@@ -286,9 +286,22 @@ def train(original: Callable) -> Callable:
     """Train sparse where something sparse was asked for, else as upstream does."""
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
+        from yolov5_sparse_plugin.hosts.class_tree import own_activation
         from yolov5_sparse_plugin.training import entry
 
-        return entry.train(original, hyp, opt, device, callbacks, dict(_typed))
+        with own_activation():  # a v5.0 model's Hardswish is not the next run's
+            return entry.train(original, hyp, opt, device, callbacks, dict(_typed))
+
+    return wrapper
+
+
+def check_yaml(original: Callable) -> Callable:
+    """Find the files for `--cfg` and `--hyp` that YOLOv5 no longer has; a file of the user's goes first."""
+
+    def wrapper(file: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolov5_sparse_plugin import legacy_files
+
+        return original(legacy_files.find(file) or file, *args, **kwargs)
 
     return wrapper
 
@@ -319,17 +332,20 @@ def attempt_load(original: Callable) -> Callable:
 
     def wrapper(weights: Any, *args: Any, **kwargs: Any) -> Any:
         from yolov5_sparse_plugin.inference import located
-        from yolov5_sparse_plugin.training import checkpoints
+        from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
 
         weights = located(weights)
         files = weights if isinstance(weights, (list, tuple)) else [weights]
         weights = [absolute(f) for f in files] if isinstance(weights, (list, tuple)) else absolute(weights)
-        if not any(checkpoints.is_sparse(file) for file in files):
+        for file in files:
+            unpickling.check_whole(file)
+        guarding = checkpoints.guarding()  # an export reads every checkpoint, upstream's own commands read theirs
+        if not guarding and not any(checkpoints.is_sparse(file) for file in files):
             return original(weights, *args, **kwargs)
         namespace = original.__globals__
         torch = namespace["torch"]
         view = View(torch)
-        view.load = checkpoints.loader(torch.load)
+        view.load = checkpoints.loader(legacy.readable(torch.load) if guarding else torch.load)
         namespace["torch"] = view
         try:
             return original(weights, *args, **kwargs)
@@ -366,15 +382,3 @@ def load_model(original: Callable) -> Callable:
 def absolute(file: Any) -> Any:
     """Return the absolute path of a file that exists: upstream asks a model hub about relative ones, offline too."""
     return str(Path(file).resolve()) if isinstance(file, (str, Path)) and Path(file).is_file() else file
-
-
-def adopt_classes(model: Any) -> None:
-    """Let a model that a git checkout pickled (`models.yolo.Detect`) be of this YOLOv5's own classes, in place.
-
-    `run()` finds the Detect layer with `isinstance`; of a foreign one it exports four outputs instead of one.
-    """
-    for module in model.modules():
-        own = type(module)
-        if own.__module__.startswith("models."):
-            with contextlib.suppress(ImportError, AttributeError):
-                module.__class__ = getattr(importlib.import_module("yolov5." + own.__module__), own.__name__)

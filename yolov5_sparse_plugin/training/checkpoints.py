@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import tempfile
 import types
 import zipfile
@@ -30,16 +29,25 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.training import legacy, unpickling
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun
 
 FORMAT = "yolov5-sparse-plugin/1"
+TRUST = options.ENV_PREFIX + "TRUST_PICKLE"
+_guarding: list[bool] = []
 
 
 def is_sparse(file: Any) -> bool:
-    """Return whether `file` is a checkpoint with a sparse part; nothing is unpickled to find out."""
+    """Return whether this plugin reads `file`: its own format, or the fork's. Nothing is unpickled to find out."""
+    return is_own(file) or legacy.is_legacy(file)
+
+
+def is_own(file: Any) -> bool:
+    """Return whether `file` is a checkpoint with a sparse part."""
     if not isinstance(file, (str, os.PathLike)) or not zipfile.is_zipfile(file):
         return False
     try:
@@ -51,17 +59,14 @@ def is_sparse(file: Any) -> bool:
 
 
 def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a sparse checkpoint as it was written.
+    """Read a sparse checkpoint as it was written; one of the fork's comes out in this format.
 
     Raises:
-        CheckpointError: the file is damaged, or of a newer format than this plugin knows.
+        CheckpointError: the file is damaged, wants to run code, or is of a newer format than this plugin knows.
     """
-    try:
-        ckpt = torch.load(file, map_location=map_location, weights_only=False)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{file}: the checkpoint is damaged ({error}). Use another one of the run: best.pt, last.pt or best_*.pt."
-        ) from error
+    if not is_own(file):
+        return legacy.read(file, map_location)
+    ckpt = legacy.of_today(unpickling.load(file, map_location), file)
     found = ckpt.get("sparse", {}).get("format")
     if found != FORMAT:
         raise CheckpointError(
@@ -95,35 +100,35 @@ def loader(original: Callable[..., Any], quantized: bool = True) -> Callable[...
     return load
 
 
-def readable(torch_load: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a `torch.load` that says in plain words that a file is no checkpoint."""
-
-    def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return torch_load(file, *args, **kwargs)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{file}: not a checkpoint that torch can read ({error}).") from error
-
-    return load
-
-
 @contextlib.contextmanager
-def whole_pickles() -> Iterator[None]:
+def whole_pickles(trust: bool = False) -> Iterator[None]:
     """Let torch >= 2.6 read whole pickled models, which it refuses unless asked.
 
     YOLOv5 7.0 pickles its models and does not ask, not even where it reads back what it has just written. In force
-    while a sparse run lasts, in which every file is the user's own.
+    while a sparse run or an export lasts. What torch would have refused, `unpickling.load` looks at instead: it is put
+    before every `torch.load` of the host's that reads a file of the user's choice.
+
+    Args:
+        trust: the run's `--sparse-trust-pickle`, for whatever reads a checkpoint while it lasts.
     """
-    name = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+    wanted = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", **({TRUST: "1"} if trust else {})}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    _guarding.append(True)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        _guarding.pop()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def guarding() -> bool:
+    """Return whether `whole_pickles` is in force, so that a plain checkpoint, too, is ours to look at."""
+    return bool(_guarding)
 
 
 def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from yolov5_sparse_plugin import datasets, manager, options, recipes_io
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
 
 # what a recipe says of distillation where it says nothing
 TEACHER_ALONE = "distillation_modifiers:\n- !DetectionDistillationModifier\n  gain: 1.0\n  start_epoch: 0.0\n"
@@ -33,34 +33,61 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve(typed, recorded)
     else:
         chosen = options.resolve({**typed, **on_opt})
-    log_dir = {"loggers": lambda build: redirected(build, chosen.log_dir)} if chosen.log_dir else {}
     if chosen.gradient_accum_steps:
         upstream = accumulating(upstream, chosen, opt)
     if chosen.data_path:
         opt.data = str(datasets.moved(Path(opt.data), chosen.data_path, Path(opt.save_dir)))
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
+    unpickling.check_whole(opt.weights)
     is_stub = isinstance(opt.weights, str) and opt.weights.strip().startswith("zoo:")
-    asked = chosen.recipe is not None or chosen.teacher is not None
-    if not (asked or chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
-        with PatchSet(upstream, log_dir):
+    if not (asks(chosen) or chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
+        with PatchSet(upstream, log_seam(chosen)):
             return upstream(hyp, opt, device, callbacks)
+    with checkpoints.whole_pickles(chosen.trust_pickle):
+        return sparse(upstream, hyp, opt, device, callbacks, chosen, typed)
 
+
+def sparse(
+    upstream: FunctionType,
+    hyp: Any,
+    opt: Any,
+    device: Any,
+    callbacks: Any,
+    chosen: SparseOptions,
+    typed: dict[str, Any],
+) -> Any:
+    """Call the host's `train()` with what was asked for: a recipe, hooks, or weights that only this plugin reads."""
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
         opt.weights = manager.resolve(hooks, "weights", opt.weights, chosen)
-    part = checkpoints.read(opt.weights)["sparse"] if checkpoints.is_sparse(opt.weights) else None
+    ckpt = checkpoints.read(opt.weights) if checkpoints.is_sparse(opt.weights) else None
+    part = ckpt["sparse"] if ckpt else None
+    if ckpt and opt.cfg and not opt.resume:
+        architecture.check(opt.cfg, opt.weights, ckpt)
+    if opt.resume and part and "from" in part:
+        raise CheckpointError(
+            f"--resume {opt.weights}: this run was started with the fork of YOLOv5, whose optimizer and options this "
+            f"one does not have. Start a new run from it: --weights {opt.weights}."
+        )
     log = upstream.__globals__["LOGGER"]
-    if not asked or not hooks.has_plugin("sparse_training"):
+    if not asks(chosen) or not hooks.has_plugin("sparse_training"):
         warn_of_regrowth(part, opt, log)
-        if asked:
+        if asks(chosen):
             log.warning("WARNING ⚠️ sparse: the hook sparse_training is blocked, the recipe will not be executed")
-        seams = {"load": lambda load: checkpoints.loader(checkpoints.readable(load), quantized=False), **log_dir}
-        with checkpoints.whole_pickles(), PatchSet(upstream, seams):
+        load = {"load": lambda load: checkpoints.loader(legacy.readable(load), quantized=False)}
+        with PatchSet(upstream, {**load, **log_seam(chosen)}):
             return upstream(hyp, opt, device, callbacks)
-    run = prepare(upstream, chosen, opt, hooks, part, typed)
-    with checkpoints.whole_pickles():
-        return run.execute(hyp, device, callbacks)
+    return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
+
+
+def asks(chosen: SparseOptions) -> bool:
+    """Return whether a run is to be sparse, and not only to start from weights that are."""
+    return chosen.recipe is not None or chosen.teacher is not None
+
+
+def log_seam(chosen: SparseOptions) -> dict[str, Callable[[Any], Any]]:
+    return {"loggers": lambda build: redirected(build, chosen.log_dir)} if chosen.log_dir else {}
 
 
 def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> FunctionType:

@@ -36,10 +36,14 @@ def make_adds_quantizable(model: nn.Module) -> int:
     The host's class is replaced by a subclass of it on the instance. Checkpoints never see it: they are written from
     the float twin.
     """
-    changed = 0
-    for module in model.modules():
-        if type(module).__name__ == "Bottleneck" and getattr(module, "add", False):
-            module.__class__ = with_module_add(type(module))
-            module.residual = ResidualAdd()
-            changed += 1
-    return changed
+    names = adding_bottlenecks(model)
+    for name in names:
+        module = model.get_submodule(name)
+        module.__class__ = with_module_add(type(module))
+        module.residual = ResidualAdd()
+    return len(names)
+
+
+def adding_bottlenecks(model: nn.Module) -> list[str]:
+    """Return the names of the modules whose `+` can be made quantizable."""
+    return [n for n, m in model.named_modules() if type(m).__name__ == "Bottleneck" and getattr(m, "add", False)]

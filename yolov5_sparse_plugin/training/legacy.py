@@ -1,0 +1,207 @@
+"""Read the checkpoints of the sparse fork that this plugin replaces, in every form that it wrote.
+
+    model, ema         a pickled module (until its first quantized epoch, up to release 1.3), or a state dict
+    yaml, nc, hyp      what the model is built from, beside a state dict
+    checkpoint_recipe  the recipe of a finished run; `recipe` until release 1.0
+    intermediate_recipe  of an unfinished one
+    epoch              -1 once finished
+    updates            how often `ema` was updated; both None or absent once finished
+
+They come out as this plugin's own format has them, see `training.checkpoints`: everything else need not know.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, Callable
+
+import torch
+from torch import nn
+
+from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
+from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.training import legacy_names, phases, unpickling
+from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
+
+RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
+PRUNED = 0.05  # above it, zeros are meant
+
+
+def is_legacy(file: Any) -> bool:
+    """Return whether `file` is a checkpoint that the fork wrote; nothing is unpickled to find out."""
+    if not unpickling.is_path(file):
+        return False
+    names, strings = unpickling.contents(file)
+    if "model" not in strings:
+        return False
+    with_recipe = any(key in RECIPES and is_recipe(value) for key, value in zip(strings, strings[1:]))
+    modules = any(name.split(" ")[0].endswith(("models.yolo", "models.common")) for name in names)
+    return with_recipe or any(name.endswith(" _Add") for name in names) or (not modules and "yaml" in strings)
+
+
+def is_recipe(value: str | None) -> bool:
+    """Return whether this may stand for `recipe`; a class of objects can have that name, too."""
+    return value is None or "modifiers" in value
+
+
+def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read one of the fork's checkpoints into this plugin's format.
+
+    Returns:
+        `model` and `ema` are float modules of this host's own classes; `sparse` holds the recipe, and for a quantized
+        model the state that its quantizers are rebuilt from.
+
+    Raises:
+        CheckpointError: damaged, refused, or weights do not fit the model that it describes.
+    """
+    return in_our_format(unpickling.load(file, map_location), file)
+
+
+def readable(_: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `torch.load` for the host's namespace that reads any YOLOv5's checkpoint, and runs no code of it."""
+
+    def load(file: Any, map_location: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
+        return of_today(unpickling.load(file, map_location), file)
+
+    return load
+
+
+def of_today(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
+    """Bring the pickled modules of a checkpoint up to date, in place; see `modernized`."""
+    for key in ("model", "ema"):
+        if isinstance(ckpt.get(key), nn.Module):
+            modernized(ckpt[key], file)
+    return ckpt
+
+
+def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
+    """Turn what the fork wrote, already loaded, into this plugin's format; `file` is for messages."""
+    from yolov5_sparse_plugin.training.checkpoints import FORMAT
+
+    live, averaged = ckpt.get("model"), ckpt.get("ema")
+    text = next((ckpt[key] for key in RECIPES if isinstance(ckpt.get(key), str) and ckpt[key].strip()), "")
+    used = averaged or live  # as the fork did, to validate and to export
+    part: dict[str, Any] = {"format": FORMAT, "from": "fork", "recipe": text, "metrics": None}
+    quantized = isinstance(used, dict) and legacy_names.is_quantized(used)
+    result = {**ckpt, "model": float_model(live, ckpt, file), "ema": None}
+    if averaged is not None:
+        result["ema"] = float_model(averaged, ckpt, file)
+    model = result["ema"] or result["model"]
+    if quantized:
+        rebuilt = quantizers(used, model, text, file)
+        part.update(rebuilt)
+        quantized = bool(rebuilt)
+    part["layers"] = {name: zeros(weight) for name, weight in prunable(model).items()}
+    part["sparsity"] = zeros(torch.cat([weight.flatten() for weight in prunable(model).values()]))
+    part["phase"] = phases.phase_of(part["sparsity"] > PRUNED, quantized)
+    part["rank"] = phases.rank(part["phase"])
+    part["epoch"] = float(ckpt.get("epoch") or 0)
+    for key in ("updates", "optimizer", "best_fitness"):
+        result.setdefault(key, None)
+    result.setdefault("epoch", -1)
+    return {**result, "sparse": part}
+
+
+def float_model(found: Any, ckpt: dict[str, Any], file: Any) -> nn.Module:
+    """Return the float model of `found`, a pickled module of this host's classes or a state dict.
+
+    Raises:
+        CheckpointError: it is neither, or weights are missing or of another shape.
+    """
+    if isinstance(found, nn.Module):
+        return modernized(found, file)
+    if not isinstance(found, dict) or not all(torch.is_tensor(value) for value in found.values()):
+        raise CheckpointError(f"{file}: not a YOLOv5 checkpoint: its model is a {type(found).__name__}.")
+    description = class_tree.checked_description(ckpt.get("yaml"), file, unpickling.trusts())
+    model = class_tree.build(description, ckpt.get("nc"))
+    state, known = legacy_names.unwrapped(found), model.state_dict()
+    values = legacy_names.float_state(state, known)
+    missing = [n for n in known if n not in values and not n.endswith("num_batches_tracked")]
+    unfit = [n for n, value in values.items() if value.shape != known[n].shape]
+    if missing or unfit:
+        first = (missing or unfit)[0]
+        shape = f"{list(values[first].shape)} instead of {list(known[first].shape)}" if unfit else "missing"
+        raise CheckpointError(
+            f"{file}: the weights do not fit the model that the checkpoint describes: {len(missing)} are missing, "
+            f"{len(unfit)} of another shape (first: {first}, {shape}). The file is damaged or was written by a "
+            "YOLOv5 with layers of its own; read it with that one."
+        )
+    model.load_state_dict(values, strict=False)
+    foreign = legacy_names.ignored(state, known)
+    if foreign:
+        warn(f"{file}: {len(foreign)} tensors are no part of the model and were left out, the first is {foreign[0]}")
+    model.hyp, model.nc = ckpt.get("hyp"), model.yaml["nc"]
+    names = ckpt.get("names")
+    if isinstance(names, (list, dict)) and len(names) == model.nc:
+        model.names = names
+    return model
+
+
+def modernized(model: nn.Module, file: Any) -> nn.Module:
+    """Bring a module that an older YOLOv5 pickled up to date, in place, as upstream does for one of its class trees.
+
+    Raises:
+        CheckpointError: its description holds what is no description, see `class_tree.checked_description`.
+    """
+    if getattr(model, "yaml", None) is not None:
+        model.yaml = class_tree.checked_description(model.yaml, file, unpickling.trusts())
+    for module in model.modules():
+        if type(module).__name__ == "Detect":
+            if not isinstance(module.anchor_grid, list):
+                del module.anchor_grid
+                module.anchor_grid = [torch.zeros(1)] * module.nl
+                module.grid = [torch.zeros(1)] * module.nl  # of its last image; the other is made anew only with it
+            module.inplace = getattr(module, "inplace", True)
+        elif type(module) is nn.Upsample and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None
+    return model
+
+
+def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, file: Any) -> dict[str, Any]:
+    """Return `recipe` and `state` of the quantized structure, nothing (and a warning) where it cannot be rebuilt.
+
+    It is tried on a copy of the float model; `checkpoints.quantized_model` does it again when the model is used.
+    """
+
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.recipes_io import RecipeText, front_matter
+    from yolov5_sparse_plugin.training.checkpoints import load_quantized_state
+
+    state = legacy_names.unwrapped(found)
+    state = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
+    structure = deepcopy(model)
+    try:
+        text = front_matter(recipe, f"{file}: its recipe") if recipe.lstrip().startswith("---") else recipe
+        schedule = Schedule.load(RecipeText(text, f"{file}: its recipe"))
+        if not schedule.quantization:
+            raise RecipeError(f"{file}: its recipe has no QuantizationModifier")
+        if any(legacy_names.OUR_ADD in name for name in state):
+            make_adds_quantizable(structure)
+        schedule.apply_quantization(structure)
+        state = legacy_names.completed(state, structure.state_dict())
+        load_quantized_state(structure, state)
+    except (RecipeError, CheckpointError) as error:
+        count = sum(name.endswith("zero_point") for name in found)
+        warn(
+            f"{file}: its {count} quantizers cannot be rebuilt and were left out; this is the float model with "
+            f"its weights. Why: {error}"
+        )
+        return {}
+    return {"recipe": schedule.text, "state": state}
+
+
+def prunable(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of every convolution and linear layer, parameter name -> weight."""
+    layers = ((n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    return {f"{name}.weight": layer.weight.detach() for name, layer in layers}
+
+
+def zeros(weight: torch.Tensor) -> float:
+    return (weight == 0).sum().item() / max(weight.numel(), 1)
+
+
+def warn(message: str) -> None:
+    """Say through YOLOv5's own logger what was left out."""
+    from yolov5.utils.general import LOGGER, colorstr
+
+    LOGGER.warning(f"{colorstr('sparse: ')}WARNING ⚠️ {message}")
