@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from experiment import map50, train, writable
 
 HERE = Path(__file__).resolve().parent
 UNIFORM = ["--sparse-recipe", str(HERE / "recipes" / "uniform60.yaml")]
@@ -37,20 +35,6 @@ RUNS = {
 }
 
 
-def environment(name: str, threads: int, runs: Path) -> dict[str, str]:
-    from yolov5_sparse_plugin.demo import offline_environment
-
-    env = offline_environment(runs)
-    if name.startswith("dense"):
-        env.update(YOLOV5_SPARSE_AUTOLOAD="0", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1")
-    return {**env, "OMP_NUM_THREADS": str(threads)}
-
-
-def map50(output: str) -> float:
-    """Return the mAP50 of all classes in the last table that upstream printed."""
-    return float(re.findall(r"^\s+all\s+\d+\s+\d+\s+\S+\s+\S+\s+(\S+)", output.replace("\r", "\n"), re.M)[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True, help="folder that holds bccd/ and yolov5n.pt")
@@ -58,48 +42,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    runs = arguments.runs.resolve()
-    copy = runs / "bccd"
-    if not copy.exists():
-        shutil.copytree(arguments.data_dir / "bccd", copy)  # YOLOv5 writes caches beside the labels
-    data = runs / "bccd.yaml"
-    lines = (copy / "bccd.yaml").read_text().splitlines()
-    data.write_text("\n".join(f"path: {copy}" if line.startswith("path:") else line for line in lines) + "\n")
-    command = str(Path(sys.executable).with_name("yolov5"))
-    common = ["--data", str(data), "--img", "320", "--device", "cpu", "--workers", "0"]
+    runs, threads = arguments.runs.resolve(), arguments.threads
+    data = writable(arguments.data_dir / "bccd", runs)
+    start = (arguments.data_dir / "yolov5n.pt").resolve()
     for name in arguments.only:
         what, words = RUNS[name]
-        env, folder = environment(name, arguments.threads, runs), runs / name
-        if not (folder / "done").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            train = [command, "train", *common, "--batch-size", "16", "--seed", "0", "--noplots", "--cache"]
-            train += [
-                "--weights",
-                str((arguments.data_dir / "yolov5n.pt").resolve()),
-                "--project",
-                str(runs),
-                "--name",
-                name,
-            ]
-            with open(runs / f"{name}.log", "w") as log:
-                subprocess.run([*train, *words], env=env, stdout=log, stderr=subprocess.STDOUT, check=True)
-            (folder / "done").touch()
-        figures = []
-        for file in [folder / "weights" / f for f in ("best.pt", "last.pt")]:
-            val = [
-                command,
-                "val",
-                *common,
-                "--batch-size",
-                "32",
-                "--weights",
-                str(file),
-                "--project",
-                str(runs / "val"),
-            ]
-            done = subprocess.run(val, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
-            figures.append(map50(done.stdout))
-        print(f"{name:14} best.pt {figures[0]:.3f}  last.pt {figures[1]:.3f}   {what}", flush=True)
+        plain = name.startswith("dense")
+        words = ["--data", data, "--img", 320, "--batch-size", 16, "--weights", start, *words]
+        weights = train(runs, name, words, threads, plain)
+        best, last = (map50(runs, weights / f, data, 320, threads, plain) for f in ("best.pt", "last.pt"))
+        print(f"{name:14} best.pt {best:.3f}  last.pt {last:.3f}   {what}", flush=True)
 
 
 if __name__ == "__main__":
