@@ -12,7 +12,7 @@ def sparse_resolve(kind, address, options):
     if address.strip().startswith("zoo:"):
         from yolov5_sparse_plugin.zoo.locate import locate
 
-        flag = "--weights"
+        flag = "--sparse-teacher" if options.teacher == address else "--weights"
         if kind == "recipe":
             flag = "--sparse-one-shot" if options.one_shot == address else "--sparse-recipe"
         return locate(address, kind, options, f"{flag} {address}")
