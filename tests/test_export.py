@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import call, command
+from conftest import call, command, small_file_system
 from onnx import TensorProto, numpy_helper
 
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
@@ -417,12 +417,8 @@ def test_a_failure_leaves_no_half_written_file(finished, tmp_path, monkeypatch):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 14 MB: the checkpoint fits, its export does not."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=14m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "small", "14m") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(finished, small_disk):

@@ -16,7 +16,7 @@ from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from conftest import call, command, results, yolov5_train
+from conftest import call, command, results, small_file_system, yolov5_train
 from zoo_server import Vendor, serving
 
 from yolov5_sparse_plugin import options
@@ -474,12 +474,8 @@ def test_two_processes_download_once(mirror, cache, tmp_path):
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 3 MB: half a checkpoint fits."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "small", "3m") as folder:
+        yield folder
 
 
 def test_a_full_disk_in_the_middle_of_a_download_is_said_and_leaves_nothing(mirror, small_disk):

@@ -24,6 +24,21 @@ def relocated(data: Any, root: str | None) -> Iterator[Any]:
         yield str(moved(data, root, Path(folder)))
 
 
+def read(data: Path) -> dict[str, Any]:
+    """Return what a data set's YAML says.
+
+    Raises:
+        OptionError: there is no such file, or it is another kind of file.
+    """
+    try:
+        content = yaml.safe_load(data.read_text(errors="ignore"))
+    except (OSError, yaml.YAMLError) as error:
+        raise OptionError(f"--data {data}: cannot be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise OptionError(f"--data {data}: expected 'train:' and 'val:' lines, found {type(content).__name__}.")
+    return content
+
+
 def shipped(name: str) -> list[Path]:
     """Return YOLOv5's own YAML files of that name."""
     spec = importlib.util.find_spec("yolov5")
@@ -44,12 +59,7 @@ def moved(data: Path | str, root: str, folder: Path) -> Path:
     data = Path(data)
     if not data.is_file():
         data = next(iter(shipped(data.name)), data)
-    try:
-        content = yaml.safe_load(data.read_text(errors="ignore"))
-    except (OSError, yaml.YAMLError) as error:
-        raise OptionError(f"--data {data}: cannot be read ({error}).") from error
-    if not isinstance(content, dict):
-        raise OptionError(f"--data {data}: not the YAML of a data set.")
+    content = read(data)
     folder.mkdir(parents=True, exist_ok=True)
     copy = folder / data.name
     if copy.resolve() == data.resolve():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
+from yolov5_sparse_plugin import datasets
 from yolov5_sparse_plugin.errors import ExportError
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
@@ -24,17 +24,13 @@ def files(data: Path, split: str = "train") -> list[Path]:
 
     Raises:
         ExportError: there is no such data set, or it has no images.
+        OptionError: the file is not the YAML of a data set.
     """
     if not data.exists():
         raise ExportError(f"--data {data}: there is no such file. Name a data.yaml or a folder of images.")
     sources = [data]
     if data.suffix.lower() in (".yaml", ".yml"):
-        try:
-            content = yaml.safe_load(data.read_text(errors="ignore"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ExportError(f"--data {data}: cannot be read ({error}).") from error
-        if not isinstance(content, dict):
-            raise ExportError(f"--data {data}: expected 'train:' and 'val:' lines, found {type(content).__name__}.")
+        content = datasets.read(data)
         listed = content.get(split) or content.get("val") or []
         root = Path(content.get("path") or "")
         # YOLOv5 takes a relative path from its own folder; people mean the file's, or the one they are in
