@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler
@@ -500,7 +501,9 @@ def test_serve_offers_what_the_index_lists_and_nothing_else_and_ends_with_ctrl_c
 
     (zoo / "secret.txt").write_text("x")
     words = [command("yolov5-sparse"), "zoo", "serve", zoo, "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # of a suite that runs in the background, children inherit that Ctrl-C is ignored
+    with subprocess.Popen(words, **pipes, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as server:
         address = server.stdout.readline().split()[-1]
         try:
             url = f"{address}/{PLACE}/{layout.MODEL}"
@@ -517,7 +520,10 @@ def test_serve_offers_what_the_index_lists_and_nothing_else_and_ends_with_ctrl_c
             assert Path(got.output.splitlines()[-1]).read_bytes() == (zoo / PLACE / layout.ORIGINAL).read_bytes()
         finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(10) == 130
+            killer = threading.Timer(30, server.kill)
+            killer.start()
+        assert server.wait() == 130
+        killer.cancel()
         assert "interrupted" in server.stderr.read()
     assert "there is no index.json in it" in zoo_command(tmp_path, "serve", tmp_path, status=2).output
 
