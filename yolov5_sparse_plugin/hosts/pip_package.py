@@ -8,22 +8,16 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import OptionError, SparsePluginError
+from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, exit_plainly, parse_opt, with_options
 from yolov5_sparse_plugin.hosts.patchset import View
 
 MARK = "__yolov5_sparse_original__"
 _attached: list[tuple[Any, str, Any]] = []
-# what the user typed, from the doorway (`run`, `run_cli`, `parse_opt`) to `train()`; `main` replaces `opt` on resume
-_typed: dict[str, Any] = {}
-# what the last parser made of them, defaults included: SparseML's scripts hand that over as keywords
-_parsed: dict[str, Any] = {}
 SCRIPTS = "sparseml.yolov5.scripts"
 
 
@@ -104,62 +98,18 @@ def serve(name: str) -> None:
     exit_plainly(lambda: script.main(script.parse_opt()) if name == "yolov5.train" else script.main())
 
 
-def exit_plainly(call: Callable[[], Any]) -> Any:
-    """Run a command; print an error of ours as a sentence, not as a traceback, and exit with its status."""
-    try:
-        return call()
-    except SparsePluginError as error:
-        print(f"yolov5-sparse: error: {error}", file=sys.stderr)
-        if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
-            raise
-        raise SystemExit(error.exit_status) from None
-
-
-def parse_opt(original: Callable, command: str = "train") -> Callable:
-    """Add the sparse options to the parser that upstream's parse_opt builds, and note what was typed."""
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        namespace = original.__globals__
-        argparse = namespace["argparse"]
-
-        class Parser(argparse.ArgumentParser):
-            def parse_known_args(self, words=None, namespace=None):
-                options.add_to_parser(self, command)
-                result = super().parse_known_args(words, namespace)
-                absent = object()
-                probe = argparse.Namespace(**{a.dest: absent for a in self._actions})
-                super().parse_known_args(words, probe)
-                for name, value in vars(probe).items():
-                    if value is not absent:
-                        _typed.setdefault(name, value)  # keywords of run() go before the words of sys.argv
-                return result
-
-        view = View(argparse)
-        view.ArgumentParser = Parser
-        namespace["argparse"] = view
-        try:
-            parsed = original(*args, **kwargs)
-            _parsed.clear()
-            _parsed.update(vars(parsed))
-            return parsed
-        finally:
-            namespace["argparse"] = argparse
-
-    return wrapper
-
-
 def run(original: Callable) -> Callable:
     """Remember the keywords of `yolov5.train.run(**kwargs)`."""
 
     def wrapper(**kwargs: Any) -> Any:
-        typed = dict(_typed) if kwargs == _parsed else kwargs
-        _typed.clear()
-        _typed.update(typed)
+        typed = dict(TYPED) if kwargs == PARSED else kwargs
+        TYPED.clear()
+        TYPED.update(typed)
         call = functools.partial(original, **kwargs)
         try:
             return exit_plainly(call) if sys._getframe(1).f_globals.get("__name__") == SCRIPTS else call()
         finally:
-            _typed.clear()
+            TYPED.clear()
 
     return wrapper
 
@@ -189,7 +139,7 @@ def export_run(run: Callable) -> Callable:
     """Export as the predecessor did: several weights one after the other, as ONNX unless told otherwise."""
 
     def each(**kwargs: Any) -> list[Any]:
-        typed = set(_typed) if kwargs == _parsed else set(kwargs)
+        typed = set(TYPED) if kwargs == PARSED else set(kwargs)
         weights = kwargs.pop("weights", [])
         files = []
         for file in weights if isinstance(weights, (list, tuple)) else [weights]:
@@ -212,76 +162,6 @@ def infer(original: Callable, command: str, summary: str) -> Callable:
     return with_options(original, command, execute, summary)
 
 
-def with_options(original: Callable, command: str, execute: Callable, summary: str) -> Callable:
-    """Put a command's sparse options into its signature: python-fire reads flags, defaults and help from it.
-
-    Args:
-        execute: called with upstream's arguments by name, the plugin's own, and the names of those that were typed.
-        summary: first line of the help.
-    """
-    upstream = inspect.signature(original)
-    ours = options.of_command(command)
-    names = list(options.typed_names(command))
-    keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
-    others = inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)  # a misspelt flag reaches us, not fire
-    needed = [name for name, parameter in upstream.parameters.items() if parameter.default is parameter.empty]
-    # fire asks for them before it looks for --help
-    theirs = [p.replace(default=None) if p.name in needed else p for p in upstream.parameters.values()]
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__")
-        by_fire = caller == "fire.core"
-        if by_fire:
-            if kwargs.get("help") is True:
-                return show_help(wrapper, f"yolov5 {command}")
-            kwargs = {spelt_out(k, [*upstream.parameters, *names]): v for k, v in kwargs.items()}
-        own = {k: v for k, v in kwargs.items() if k not in upstream.parameters and v is not None}
-        call = upstream.bind(*args, **{k: v for k, v in kwargs.items() if k in upstream.parameters})
-        # fire and argparse hand over every default; callers in Python only what they mean
-        own_script = caller == f"yolov5.{command}"
-        typed = flags_typed() if by_fire else set(_typed) if own_script else set(call.arguments)
-        call.apply_defaults()
-
-        def run_it() -> Any:
-            options.refuse_unknown(own, call.arguments, command)
-            for name in needed if by_fire else ():
-                if call.arguments[name] is None:
-                    raise OptionError(f"yolov5 {command}: needs --{name}.")
-            return execute(call.arguments, own, typed)
-
-        return exit_plainly(run_it) if by_fire else run_it()
-
-    wrapper.__sparse_signature__ = upstream.replace(parameters=[*theirs, *keywords, others])
-    wrapper.__sparse_help__ = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)
-    return wrapper
-
-
-def show_help(function: Callable, name: str) -> None:
-    """Print fire's help of a function that takes any flag, for which fire takes `--help` for one of them."""
-    from fire import helptext, trace
-
-    def shown() -> None: ...
-
-    signature = inspect.signature(function)
-    shown.__signature__ = signature.replace(
-        parameters=[p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-    )
-    shown.__doc__ = function.__doc__
-    print(helptext.HelpText(shown, trace=trace.FireTrace(shown, name=name)))
-
-
-def spelt_out(flag: str, names: list[str]) -> str:
-    """Return the name that a one-letter flag is short for, as fire does where a function does not take any flag."""
-    meant = [name for name in names if name.startswith(flag)] if len(flag) == 1 else []
-    return meant[0] if len(meant) == 1 else flag
-
-
-def flags_typed() -> set[str]:
-    """Return the names of the flags on this process's command line; fire takes one dash for two."""
-    flags = (word.lstrip("-") for word in sys.argv[1:] if word.startswith("-"))
-    return {flag.split("=")[0].replace("-", "_") for flag in flags}
-
-
 def train(original: Callable) -> Callable:
     """Train sparse where something sparse was asked for, else as upstream does."""
 
@@ -290,7 +170,7 @@ def train(original: Callable) -> Callable:
         from yolov5_sparse_plugin.training import entry
 
         with own_activation():  # a v5.0 model's Hardswish is not the next run's
-            return entry.train(original, hyp, opt, device, callbacks, dict(_typed))
+            return entry.train(original, hyp, opt, device, callbacks, dict(TYPED))
 
     return wrapper
 
