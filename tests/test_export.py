@@ -341,7 +341,7 @@ def test_weights_that_are_missing_or_no_checkpoint(finished, exported, tmp_path)
     refused(CheckpointError, r"there is no such file\. Did you mean 'best\.pt'", tmp_path / "bset.pt", tmp_path)
     refused(ExportError, "this is an exported model already", exported[1] / "best.onnx", tmp_path / "a")
     (tmp_path / "text.pt").write_text("not a checkpoint")
-    refused(CheckpointError, "not a YOLOv5 checkpoint", tmp_path / "text.pt", tmp_path / "b")
+    refused(CheckpointError, "not a checkpoint that torch can read", tmp_path / "text.pt", tmp_path / "b")
 
 
 @pytest.mark.parametrize(

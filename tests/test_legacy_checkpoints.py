@@ -158,6 +158,23 @@ def test_a_module_of_release_5_keeps_its_weights_and_gets_todays_detect_layer(tm
     assert_same(read, pruned)
 
 
+@pytest.mark.parametrize("package", ["models", "yolov5.models"])
+def test_a_segmentation_model_is_read(tmp_path, package):
+    """It keeps a function of another class, `Detect.forward`, which a pickle fetches with `getattr`."""
+    from yolov5.models.experimental import attempt_load
+    from yolov5.models.yolo import SegmentationModel
+
+    torch.manual_seed(0)
+    model = SegmentationModel(str(fork.YOLOV5N.parent / "segment" / "yolov5n-seg.yaml"), ch=3, nc=3).eval()
+    with fork.class_tree(package):
+        file = saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
+    assert any(name.endswith(" getattr") for name in unpickling.contents(file)[0]), "this test shows nothing"
+    with checkpoints.whole_pickles():
+        read = attempt_load(str(file), device=torch.device("cpu"), fuse=False)
+    assert type(read) is SegmentationModel
+    assert_same(read, model)
+
+
 def test_a_plain_model_of_release_5_is_brought_up_to_date_where_this_plugin_reads_it(tmp_path, pruned):
     """What a zoo has for a dense model; read by us in a sparse run, in an export, and where `whole_pickles` is on."""
     from yolov5.models.experimental import attempt_load
@@ -482,11 +499,12 @@ def test_weights_of_another_model_than_the_description(tmp_path, pruned):
 
 
 def test_a_file_of_something_else(tmp_path):
-    (tmp_path / "model.pt").write_bytes(pickle.dumps([1, 2]))
-    with pytest.raises(CheckpointError, match="not a checkpoint that torch can read, or it is damaged"):
-        checkpoints.read(tmp_path / "model.pt")
+    for content in (pickle.dumps(["a", 2]), b"", b"only text"):
+        (tmp_path / "model.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match="not a checkpoint that torch can read, or it is damaged"):
+            checkpoints.read(tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="it holds a list, not a dict"):
-        unpickling.load(saved(tmp_path, [1, 2]))
+        unpickling.load(saved(tmp_path, ["a", 2]))
 
 
 # --------------------------------------------------------------------------------- recipes without end

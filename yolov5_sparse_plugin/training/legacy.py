@@ -146,7 +146,9 @@ def modernized(model: nn.Module, file: Any) -> nn.Module:
     if getattr(model, "yaml", None) is not None:
         model.yaml = class_tree.checked_description(model.yaml, file, unpickling.trusts())
     for module in model.modules():
-        if type(module).__name__ == "Detect":
+        if type(module).__name__ == "Segment":
+            module.detect = class_tree.own_class("models.yolo", "Detect").forward
+        if type(module).__name__ in ("Detect", "Segment"):
             if not isinstance(module.anchor_grid, list):
                 del module.anchor_grid
                 module.anchor_grid = [torch.zeros(1)] * module.nl
