@@ -17,6 +17,8 @@ from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import torch
+import yolov5
 from conftest import call, command, results, small_file_system, yolov5_train
 from zoo_server import Vendor, serving
 
@@ -741,3 +743,34 @@ def test_sources_are_switched_in_the_config_file_and_local_ones_go_first(tmp_pat
     assert chosen.directories == (tmp_path / "a", tmp_path / "b")
     default = Settings.of(options.resolve({}, environ={}, cwd=tmp_path.parent, command="val"))
     assert [source.name for source in default.in_order()] == ["directory", "cache", "mirror", "vendor"]
+
+
+class Hostile:
+    """Pickles as a call of `os.system`."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+@pytest.mark.parametrize("door", ["load", "attempt_load", "DetectMultiBackend", "val"])
+def test_a_checkpoint_from_a_zoo_calls_nothing_of_its_makers(door, cache, tmp_path, monkeypatch):
+    from yolov5 import val
+    from yolov5.models.common import DetectMultiBackend
+    from yolov5.models.experimental import attempt_load
+
+    folder = tmp_path / "hostile" / PLACE / "training"
+    folder.mkdir(parents=True)
+    torch.save({"model": Hostile(tmp_path / "ran"), "ema": None, "epoch": -1}, folder / "model.pt")
+    monkeypatch.setenv("YOLOV5_SPARSE_ZOO", str(tmp_path / "hostile"))
+    doors = {
+        "load": yolov5.load,
+        "attempt_load": attempt_load,
+        "DetectMultiBackend": DetectMultiBackend,
+        "val": lambda weights: val.run(data="coco128.yaml", weights=weights, device="cpu"),
+    }
+    with pytest.raises(Exception, match="wants to call os.system"):
+        doors[door](STUB)
+    assert not (tmp_path / "ran").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from yolov5_sparse_plugin import datasets, manager, options
@@ -16,9 +16,24 @@ def prepared(arguments: Mapping[str, Any], own: Mapping[str, Any], command: str)
     Args:
         arguments: upstream's, by name. own: the plugin's options by keyword, as typed.
     """
-    found = {**arguments, "weights": located(arguments["weights"], own, command)}
-    root = options.resolve(own, command=command).data_path
-    with datasets.relocated(found["data"], root if command == "val" else None) as found["data"]:
+    found, root = dict(arguments), options.resolve(own, command=command).data_path
+    with (
+        brought(arguments["weights"], own, command) as found["weights"],
+        datasets.relocated(found["data"], root if command == "val" else None) as found["data"],
+    ):
+        yield found
+
+
+@contextmanager
+def brought(weights: Any, own: Mapping[str, Any] | None = None, command: str = "val") -> Iterator[Any]:
+    """Yield weights as from `located`; while it lasts, checkpoints that came by stub are read with care.
+
+    Who made them is not known: nothing in them is called that is no part of a YOLOv5 model, see `unpickling`.
+    """
+    from yolov5_sparse_plugin.training import checkpoints
+
+    found = located(weights, own, command)
+    with nullcontext() if found is weights else checkpoints.whole_pickles():
         yield found
 
 

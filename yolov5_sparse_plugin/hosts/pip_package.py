@@ -211,12 +211,15 @@ def attempt_load(original: Callable) -> Callable:
     """Load a quantized checkpoint with its quantizers; every other file as upstream does."""
 
     def wrapper(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.inference import located
+        from yolov5_sparse_plugin.inference import brought
+
+        with brought(weights) as files:
+            return load(absolute(files), *args, **kwargs)
+
+    def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
         from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
 
-        weights = located(weights)
-        files = weights if isinstance(weights, (list, tuple)) else [weights]
-        weights = [absolute(f) for f in files] if isinstance(weights, (list, tuple)) else absolute(weights)
+        files = weights if isinstance(weights, list) else [weights]
         for file in files:
             unpickling.check_whole(file)
         guarding = checkpoints.guarding()  # an export reads every checkpoint, upstream's own commands read theirs
@@ -239,11 +242,10 @@ def detect_multi_backend(original: Callable) -> Callable:
     """Hand over absolute paths: upstream asks a model hub for `weights/best.pt` before it looks at the disk."""
 
     def wrapper(self: Any, weights: Any = "yolov5s.pt", *args: Any, **kwargs: Any) -> None:
-        from yolov5_sparse_plugin.inference import located
+        from yolov5_sparse_plugin.inference import brought
 
-        weights = located(weights)
-        several = isinstance(weights, (list, tuple))
-        original(self, [absolute(f) for f in weights] if several else absolute(weights), *args, **kwargs)
+        with brought(weights) as files:
+            original(self, absolute(files), *args, **kwargs)
 
     return wrapper
 
@@ -252,13 +254,19 @@ def load_model(original: Callable) -> Callable:
     """Let `yolov5.load` load by stub; upstream's own would try twice, and log the first error as a warning."""
 
     def wrapper(model_path: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.inference import located
+        from yolov5_sparse_plugin.inference import brought
 
-        return original(located(model_path), *args, **kwargs)
+        with brought(model_path) as file:
+            return original(file, *args, **kwargs)
 
     return wrapper
 
 
 def absolute(file: Any) -> Any:
-    """Return the absolute path of a file that exists: upstream asks a model hub about relative ones, offline too."""
+    """Return the absolute path of a file that exists: upstream asks a model hub about relative ones, offline too.
+
+    Of several, a list.
+    """
+    if isinstance(file, (list, tuple)):
+        return [absolute(each) for each in file]
     return str(Path(file).resolve()) if isinstance(file, (str, Path)) and Path(file).is_file() else file
