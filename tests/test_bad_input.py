@@ -170,9 +170,9 @@ def test_a_stub_that_no_hook_resolves_never_trains_from_random_weights(tmp_path,
     message = refused(tmp_path, shapes, "--epochs", 5, weights=stub, env=blocked)
     assert f"{stub}: no hook resolves this stub" in message and "Unblock zoo_weights" in message
     monkeypatch.setenv("YOLOV5_SPARSE_DISABLE", "zoo_weights")
-    monkeypatch.chdir(tmp_path)
+    words = dict(data=str(shapes), cfg="yolov5n.yaml", device="cpu", project=str(tmp_path), sparse_recipe=str(recipe))
     with pytest.raises(ZooError, match="no hook resolves this stub"):
-        yolov5.train.run(data=str(shapes), weights=stub, cfg="yolov5n.yaml", device="cpu", sparse_recipe=str(recipe))
+        yolov5.train.run(weights=stub, **words)
 
 
 @pytest.mark.parametrize("kind", ["garbage", "truncated"])
