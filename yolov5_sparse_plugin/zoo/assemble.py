@@ -10,7 +10,7 @@ import torch
 
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.recipes_io import shipped
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.training import checkpoints, unpickling
 from yolov5_sparse_plugin.zoo import files, layout
 from yolov5_sparse_plugin.zoo.card import model_card
 from yolov5_sparse_plugin.zoo.stub import Stub
@@ -74,12 +74,11 @@ def _write_start(weights: Path, part: dict[str, Any] | None, target: Path) -> No
 
 def _names(best: Path) -> list[str]:
     """Return the classes that a checkpoint knows."""
-    with checkpoints.whole_pickles():
-        try:
-            ckpt = torch.load(best, map_location="cpu")
-            names = (ckpt.get("ema") or ckpt["model"]).names
-        except Exception as error:
-            raise CheckpointError(f"zoo add: {best} is not a YOLOv5 checkpoint ({error}).") from error
+    ckpt = unpickling.load(best)
+    try:
+        names = (ckpt.get("ema") or ckpt["model"]).names
+    except (KeyError, AttributeError) as error:
+        raise CheckpointError(f"zoo add: {best} is not a checkpoint of yolov5 train: it lacks {error}.") from error
     return list(names.values()) if isinstance(names, dict) else list(names)
 
 
