@@ -130,9 +130,9 @@ def pytest_collection_modifyitems(items):
 
 
 def turn(fixtures: set[str]) -> int:
-    if "once" in fixtures:  # through another fixture
+    if "once" in fixtures and "vendor_zoo" not in fixtures:  # through another fixture; those of the zoo are long
         return 2
-    return 1 if fixtures & {"shapes", "bccd"} else 0
+    return 1 if fixtures & {"shapes", "bccd", "vendor_zoo"} else 0
 
 
 @pytest.fixture(scope="session")
