@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -228,6 +229,12 @@ def call(words: list[Any], cwd: Path, status: int | None = 0, **env: str) -> Res
     if status is not None:
         assert done.returncode == status, output[-6000:]
     return Result(done.returncode, output, cwd / "runs" / "exp")
+
+
+def hyperparameters() -> str:
+    """Return the path of upstream's default hyp.yaml; by itself it takes one relative to where it was imported."""
+    folder = Path(importlib.util.find_spec("yolov5").origin).parent
+    return str(folder / "data" / "hyps" / "hyp.scratch-low.yaml")
 
 
 def train_words(data: Path, *more: Any, weights: Any = "", batch: int = 8, img: int = 64) -> list[Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
+import os
 import sys
+import tempfile
 import types
 from copy import deepcopy
 from pathlib import Path
@@ -88,7 +90,13 @@ def quantize(built, recipe):
     import yolov5_sparse_plugin.engine.compat  # noqa: F401  no analytics
 
     manager = ScheduledModifierManager.from_yaml(recipe)
-    manager.apply_structure(built.train(), math.inf)
+    before = os.getcwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # SparseML writes sparse_logs where it is
+        try:
+            manager.apply_structure(built.train(), math.inf)
+        finally:
+            os.chdir(before)
     built.apply(torch.ao.quantization.enable_observer)
     with torch.no_grad():
         for _ in range(2):

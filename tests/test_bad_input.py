@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yolov5
-from conftest import RECIPE, TRUST, yolov5_train
+from conftest import RECIPE, TRUST, hyperparameters, yolov5_train
 
 from yolov5_sparse_plugin.errors import CheckpointError, HostError, RecipeError, ZooError
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
@@ -170,9 +170,9 @@ def test_a_stub_that_no_hook_resolves_never_trains_from_random_weights(tmp_path,
     message = refused(tmp_path, shapes, "--epochs", 5, weights=stub, env=blocked)
     assert f"{stub}: no hook resolves this stub" in message and "Unblock zoo_weights" in message
     monkeypatch.setenv("YOLOV5_SPARSE_DISABLE", "zoo_weights")
-    words = dict(data=str(shapes), cfg="yolov5n.yaml", device="cpu", project=str(tmp_path), sparse_recipe=str(recipe))
+    words = dict(data=str(shapes), hyp=hyperparameters(), cfg="yolov5n.yaml", device="cpu", project=str(tmp_path))
     with pytest.raises(ZooError, match="no hook resolves this stub"):
-        yolov5.train.run(weights=stub, **words)
+        yolov5.train.run(weights=stub, sparse_recipe=str(recipe), **words)
 
 
 @pytest.mark.parametrize("kind", ["garbage", "truncated"])

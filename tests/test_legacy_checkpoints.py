@@ -36,7 +36,6 @@ def pruned():
 def quantized(request, pruned, tmp_path_factory):
     """A model that SparseML quantized, and the fork's checkpoint of it."""
     folder = tmp_path_factory.mktemp(request.param)
-    os.chdir(folder)  # SparseML writes sparse_logs where it is
     model = fork.with_add_nodes(deepcopy(pruned))
     text = fork.quantize(model, fork.PRUNED + fork.QUANTIZED[request.param])
     torch.save(fork.checkpoint(model, checkpoint_recipe=text), folder / "model.pt")
@@ -610,7 +609,6 @@ def test_val_detect_load_and_export_take_the_forks_checkpoints(tmp_path, shapes,
     import onnx
 
     model = fork.with_add_nodes(deepcopy(pruned))
-    os.chdir(tmp_path)
     text = fork.quantize(model, fork.PRUNED + fork.QUANTIZED["fused"])
     torch.save(fork.checkpoint(pruned), tmp_path / "pruned.pt")
     torch.save(fork.checkpoint(model, checkpoint_recipe=text), tmp_path / "quantized.pt")

@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, Result, results, yolov5_train, zeros
+from conftest import REPOSITORY, Result, hyperparameters, results, yolov5_train, zeros
 
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -121,6 +121,7 @@ def recorded(tmp_path_factory, shapes):
     try:
         opt = yolov5.train.run(
             data=str(shapes),
+            hyp=hyperparameters(),
             weights="",
             cfg="yolov5n.yaml",
             imgsz=64,
