@@ -52,8 +52,8 @@ def main() -> None:
     print("BCCD val, 320 px, after 20 epochs of transfer, mAP50", flush=True)
     for name, words in {
         "dense": [*common, "--weights", dense, "--epochs", 20],
-        "pruned": [*held, "transfer_pruned", "--sparse-recipe-args", "num_epochs=20"],
-        "pruned, quantized": [*held, TRANSFER, "--sparse-recipe-args", "num_epochs=20"],
+        "pruned": [*held, "transfer_pruned", "--sparse-recipe-args", "num_epochs=20,init_lr=0.01,final_lr=0.001"],
+        "pruned, quantized": [*held, TRANSFER, "--sparse-recipe-args", "num_epochs=20,init_lr=0.01,final_lr=0.001"],
     }.items():
         folder = "transfer_" + name.replace(", ", "_")
         weights = train(runs, folder, words, threads, name == "dense")
