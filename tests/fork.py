@@ -61,7 +61,9 @@ class ForkBottleneck(Bottleneck):
 def model(cfg=YOLOV5N, classes=3, sparsity=0.6, seed=0):
     """Return a trained-looking model of this host: batch norm has statistics, the smallest weights are zero."""
     torch.manual_seed(seed)
+    default = common.Conv.default_act  # a model's `activation:` sets it for the whole process
     built = yolo.Model(str(cfg), ch=3, nc=classes)
+    common.Conv.default_act = default
     for module in built.modules():
         if isinstance(getattr(module, "act", None), nn.Module):
             module.act = deepcopy(module.act)  # YOLOv5 before 7.0 has one for each layer

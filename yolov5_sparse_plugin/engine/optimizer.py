@@ -93,12 +93,9 @@ class Optimizer(ScheduledOptimizer):
             batch: `student_inputs`, `student_outputs`, as SparseML's modifiers take them.
         """
         wrapper = self._wrapper
-        loss = self.schedule.manager.loss_update(
+        return self.schedule.manager.loss_update(
             loss, wrapper.wrapped_module, self.wrapped, self.epoch, wrapper.wrapped_steps_per_epoch, **batch
         )
-        for group in self.wrapped.param_groups:  # SparseML may have added one, and upstream's warm-up reads this
-            group.setdefault("initial_lr", group["lr"])
-        return loss
 
     def emulated_step(self) -> None:
         """Count a batch whose gradients are only accumulated, or whose step mixed precision skipped."""

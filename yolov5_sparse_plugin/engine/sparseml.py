@@ -132,6 +132,27 @@ class Schedule:
                     "which looks at the outputs."
                 )
 
+    def match_layers(self, student: torch.nn.Module, teacher: torch.nn.Module) -> None:
+        """Let layers be compared as they are: SparseML would put a projection between them, and its parameters into a
+        group of the optimizer's that upstream's schedule and loggers do not expect.
+
+        Raises:
+            RecipeError: a layer's outputs have another shape than its teacher's.
+        """
+        for modifier in self.distillation:
+            if not hasattr(modifier, "project_features"):
+                continue
+            modifier.project_features = False
+            modifier._patch_state_dict_loading = lambda optimizer: None  # it adds the group, empty or not
+            pairs = zip(_layers(student, modifier.student_layer_names), _layers(teacher, modifier.teacher_layer_names))
+            for (name, ours), (other, theirs) in pairs:
+                if ours.weight.shape[0] != theirs.weight.shape[0]:
+                    raise RecipeError(
+                        f"{self.source}: {type(modifier).__name__} compares {name} with the teacher's {other}, which "
+                        f"has {theirs.weight.shape[0]} channels, not {ours.weight.shape[0]}. Take one of the same "
+                        "size, or DetectionDistillationModifier, which looks at the outputs."
+                    )
+
     def check_model(self, model: torch.nn.Module) -> None:
         """Expand patterns, and refuse those that match nothing, naming the nearest parameters or modules.
 
@@ -197,6 +218,8 @@ class Schedule:
             teacher: a module whose outputs have the form of the model's in training; None: nothing is distilled.
         """
         self.check_model(model)
+        if teacher is not None:
+            self.match_layers(model, teacher)
         return Optimizer(optimizer, model, self, self.loggers(log_file), teacher)
 
     def apply_quantization(self, model: torch.nn.Module) -> None:
@@ -235,6 +258,14 @@ class Schedule:
         """Take SparseML's hooks off the model."""
         if self.manager.initialized:
             self.manager.finalize(model)
+
+
+def _layers(model: torch.nn.Module, names: list[str] | None) -> list[tuple[str, torch.nn.Module]]:
+    """Return the layers of these names, in their order; without names, those that SparseML would distill."""
+    if names is not None:
+        modules = dict(model.named_modules())
+        return [(name, modules[name]) for name in names if hasattr(modules.get(name), "weight")]
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
 
 
 def prunable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
