@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+import yolov5
 from conftest import RECIPE, results, yolov5_train
 
-from yolov5_sparse_plugin.errors import HostError
+from yolov5_sparse_plugin.errors import HostError, RecipeError
 from yolov5_sparse_plugin.hosts.patchset import with_nominal_batch
 from yolov5_sparse_plugin.training.distillation import corners, detection_loss, overlap
 
@@ -182,3 +184,16 @@ def test_accumulation_needs_a_count_and_a_batch_size(shapes, tmp_path):
     assert "expected 1 or more batches" in refused(tmp_path, shapes, "--gradient-accum-steps", 0)
     assert "needs a --batch-size" in refused(tmp_path, shapes, "--gradient-accum-steps", 2, batch=-1)
     assert "--data-path nowhere: there is no such folder" in refused(tmp_path, shapes, "--data-path", "nowhere")
+
+
+def test_layers_of_another_size_are_refused_by_name():
+    from yolov5.models.yolo import Model
+
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
+
+    text = "modifiers:\n- !PerLayerDistillationModifier\n  start_epoch: 0.0\n  end_epoch: 1.0\n"
+    small, large = (Model(f"{Path(yolov5.__file__).parent}/models/yolov5{size}.yaml", ch=3, nc=3) for size in "ns")
+    schedule = Schedule(text, "recipe.yaml")
+    schedule.match_layers(small, small)
+    with pytest.raises(RecipeError, match=r"compares model\.0\.conv with the teacher's model\.0\.conv, which has 32"):
+        schedule.match_layers(small, large)
