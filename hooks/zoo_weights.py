@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
 from yolov5_sparse_plugin.recipes_io import shipped
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
 
 @hookimpl
 def sparse_resolve(kind, address, options):
     """Find a stub in the zoo's sources and a shipped recipe by its name."""
-    if address.strip().startswith("zoo:"):
+    if is_stub(address):
         from yolov5_sparse_plugin.zoo.locate import locate
 
         flag = "--sparse-teacher" if options.teacher == address else "--weights"

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from yolov5_sparse_plugin import datasets, manager, options
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def located(weights: Any, own: Mapping[str, Any] | None = None, command: str = "
     """
     several = isinstance(weights, (list, tuple))
     listed = list(weights) if several else [weights]
-    stubs = [isinstance(word, str) and word.strip().startswith("zoo:") for word in listed]
+    stubs = [is_stub(word) for word in listed]
     if not own and not any(stubs):
         return weights
     chosen = options.resolve(own or {}, command=command)

@@ -18,6 +18,7 @@ import pluggy
 
 from yolov5_sparse_plugin import hookspecs
 from yolov5_sparse_plugin.errors import PluginError, SparsePluginError, ZooError, nearest
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.options import SparseOptions
@@ -108,7 +109,7 @@ def resolve(manager: pluggy.PluginManager, kind: str, address: str, options: Spa
             from random weights, without a word.
     """
     found = manager.hook.sparse_resolve(kind=kind, address=address, options=options) or address
-    if found.strip().startswith("zoo:"):
+    if is_stub(found):
         raise ZooError(
             f"{address}: no hook resolves this stub, and nothing starts from random weights instead. Registered: "
             f"{', '.join(name for name, plugin in manager.list_name_plugin() if plugin)}. Unblock zoo_weights "

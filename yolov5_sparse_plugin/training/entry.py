@@ -12,6 +12,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeErro
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
 # what a recipe says of distillation where it says nothing
 TEACHER_ALONE = "distillation_modifiers:\n- !DetectionDistillationModifier\n  gain: 1.0\n  start_epoch: 0.0\n"
@@ -40,8 +41,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
     unpickling.check_whole(opt.weights)
-    is_stub = isinstance(opt.weights, str) and opt.weights.strip().startswith("zoo:")
-    if not (asks(chosen) or chosen.hooks or is_stub or checkpoints.is_sparse(opt.weights)):
+    if not (asks(chosen) or chosen.hooks or is_stub(opt.weights) or checkpoints.is_sparse(opt.weights)):
         with PatchSet(upstream, log_seam(chosen)):
             return upstream(hyp, opt, device, callbacks)
     with checkpoints.whole_pickles(chosen.trust_pickle):
