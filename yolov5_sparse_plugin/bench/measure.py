@@ -162,7 +162,7 @@ def measure(
     rows = []
     for engine in engines:
         with Processes([engine], len(models)) as processes:
-            processes.load(models, batch=batch, threads=threads, img=img)
+            processes.load(models, batch, threads, img)
             rows += processes.time(rounds, warmup, steps)
     return rows
 
@@ -245,15 +245,13 @@ class Processes:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def load(
-        self, models: Sequence[Path], *, batch: int = 1, threads: int | None = None, img: int | None = None
-    ) -> None:
-        """Let every engine load `models`, and don't wait for that. See `measure` for arguments and errors."""
-        check(models, list(self._children), batch=batch, threads=threads, img=img)
+    def load(self, models: Sequence[Path], batch: int = 1, threads: int | None = None, img: int | None = None) -> None:
+        """Let every engine load `models`, and don't wait for that. The arguments are those of `measure`, checked."""
         self._models, self._batch = models, batch
+        threads = threads or cpu.detect().cores
         for children in self._children.values():
             for model, child in zip(models, children):
-                child.load(model, batch, img, threads or cpu.detect().cores)
+                child.load(model, batch, img, threads)
 
     def time(self, rounds: int, warmup: int, steps: _Steps | None = None) -> list[Row]:
         """Wait until all are loaded, then time engine by engine; see `measure`."""
