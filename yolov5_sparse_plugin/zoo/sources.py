@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from yolov5_sparse_plugin.options import ZOO_SOURCES, SparseOptions
-from yolov5_sparse_plugin.zoo import client, download, files, layout
+from yolov5_sparse_plugin.zoo import client, files, layout
 from yolov5_sparse_plugin.zoo.files import Unusable
 from yolov5_sparse_plugin.zoo.stub import Stub
 
@@ -215,6 +215,8 @@ class Mirror(Downloading):
         raise Unusable("has no such model")
 
     def _fetch(self, place: str, name: str, listed: dict[str, Any], about: dict[str, Any]) -> Found:
+        from yolov5_sparse_plugin.zoo import download
+
         folder, url = self._target(place), f"{self.settings.mirror.rstrip('/')}/{quote(f'{place}/{name}')}"
         with self._lock(place):
             try:
@@ -231,6 +233,8 @@ class Mirror(Downloading):
         return Found(folder / name, self.where)
 
     def index(self) -> layout.Index:
+        from yolov5_sparse_plugin.zoo import download  # its libraries take half of what `yolov5-sparse --help` would
+
         url = self.settings.mirror
         if not url:
             raise Unusable("none was given (--sparse-zoo-mirror URL)")
