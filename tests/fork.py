@@ -22,6 +22,8 @@ from torch import nn
 from yolov5.models import common, yolo
 from yolov5.models.common import Bottleneck
 
+from yolov5_sparse_plugin.hosts.class_tree import own_activation
+
 YOLOV5N = Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"
 PRUNED = "modifiers:\n  - !ConstantPruningModifier\n      params: __ALL_PRUNABLE__\n      start_epoch: 0.0\n"
 SUBMODULES = ", ".join(f"model.{i}" for i in range(24))
@@ -61,9 +63,8 @@ class ForkBottleneck(Bottleneck):
 def model(cfg=YOLOV5N, classes=3, sparsity=0.6, seed=0):
     """Return a trained-looking model of this host: batch norm has statistics, the smallest weights are zero."""
     torch.manual_seed(seed)
-    default = common.Conv.default_act  # a model's `activation:` sets it for the whole process
-    built = yolo.Model(str(cfg), ch=3, nc=classes)
-    common.Conv.default_act = default
+    with own_activation():
+        built = yolo.Model(str(cfg), ch=3, nc=classes)
     for module in built.modules():
         if isinstance(getattr(module, "act", None), nn.Module):
             module.act = deepcopy(module.act)  # YOLOv5 before 7.0 has one for each layer
