@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.hosts.log import redirected
 from yolov5_sparse_plugin.hosts.pip_package import mend_loggers
 from yolov5_sparse_plugin.training import checkpoints, legacy
 from yolov5_sparse_plugin.training.ema import phase_ema
-from yolov5_sparse_plugin.training.entry import redirected
 
 
 @hookimpl
@@ -54,7 +54,7 @@ def sparse_seams(run):
         return lambda model: run.twin.copy_of(model) if model is run.model else deepcopy(model)
 
     def loggers(build):
-        built = redirected(build, run.options.log_dir) if run.options.log_dir else build
+        built = redirected(build, run.options.log_dir)
 
         def kept(*args, **kwargs):
             run.loggers = mend_loggers(built(*args, **kwargs))

@@ -265,7 +265,7 @@ def _layers(model: torch.nn.Module, names: list[str] | None) -> list[tuple[str, 
     if names is not None:
         modules = dict(model.named_modules())
         return [(name, modules[name]) for name in names if hasattr(modules.get(name), "weight")]
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    return get_prunable_layers(model)
 
 
 def prunable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

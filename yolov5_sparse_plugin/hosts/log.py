@@ -1,8 +1,9 @@
-"""Speak through the host's own logger, so that our lines stand among its own."""
+"""The host's loggers: our lines stand among its own, and its files where the user wants them."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Callable
 
 
 def say(host: dict[str, Any], message: str, warn: bool = False) -> None:
@@ -10,3 +11,15 @@ def say(host: dict[str, Any], message: str, warn: bool = False) -> None:
     log = host["LOGGER"]
     prefix = host["colorstr"]("sparse: ")
     (log.warning if warn else log.info)(prefix + ("WARNING ⚠️ " if warn else "") + message)
+
+
+def redirected(build: Callable[..., Any], folder: str | None) -> Callable[..., Any]:
+    """Return what builds the host's `Loggers`, so that they write into `folder`; None: into the run's own."""
+    if folder is None:
+        return build
+
+    def loggers(save_dir: Path, *args: Any, **kwargs: Any) -> Any:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return build(Path(folder), *args, **kwargs)
+
+    return loggers

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import datasets, manager, options, recipes_io
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
+from yolov5_sparse_plugin.hosts.log import redirected
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
@@ -87,7 +89,7 @@ def asks(chosen: SparseOptions) -> bool:
 
 
 def log_seam(chosen: SparseOptions) -> dict[str, Callable[[Any], Any]]:
-    return {"loggers": lambda build: redirected(build, chosen.log_dir)} if chosen.log_dir else {}
+    return {"loggers": partial(redirected, folder=chosen.log_dir)} if chosen.log_dir else {}
 
 
 def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> FunctionType:
@@ -96,16 +98,6 @@ def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> Fun
         raise OptionError(f"{chosen.asked('gradient_accum_steps')}: needs a --batch-size, not one that is found out.")
     opt.sparse_gradient_accum_steps = chosen.gradient_accum_steps
     return with_nominal_batch(upstream, chosen.gradient_accum_steps * opt.batch_size)
-
-
-def redirected(build: Callable[..., Any], folder: str) -> Callable[..., Any]:
-    """Let upstream's loggers write into `folder`."""
-
-    def loggers(save_dir: Path, *args: Any, **kwargs: Any) -> Any:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        return build(Path(folder), *args, **kwargs)
-
-    return loggers
 
 
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
