@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import types
 import zipfile
 from collections import OrderedDict
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin import atomic, options
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.training import legacy, unpickling
 
@@ -216,34 +215,20 @@ def save_atomically(save: Callable[..., Any], ckpt: Any, file: Any) -> None:
     Raises:
         CheckpointError: the disk is full or the folder cannot be written; `file` is what it was.
     """
-    file = Path(file)
-    handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with atomic.replacing(Path(file)) as stream:
             save(ckpt, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, file)
     except OSError as error:
         raise CheckpointError(
             f"{file}: the checkpoint could not be written ({error.strerror}); the previous one is still there. "
             "Free some space or choose another --project."
         ) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def copy_atomically(source: Any, target: Any) -> None:
     """Copy a checkpoint; `target` is never half a file."""
     data = Path(source).read_bytes()
     save_atomically(lambda _, stream: stream.write(data), None, target)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def strip(file: Any) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from yolov5_sparse_plugin import atomic
 
 
 class Unusable(Exception):
@@ -41,17 +41,8 @@ def verify(path: Path, sums: dict[str, Any]) -> None:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file so that it is at every moment either the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic.replacing(path) as stream:
+        stream.write(data)
 
 
 @contextlib.contextmanager
