@@ -13,7 +13,7 @@ from typing import Any
 from yolov5_sparse_plugin.errors import OptionError, nearest
 
 TARGETS = ("onnxruntime", "openvino", "deepsparse")
-ZOO_SOURCES = ("directory", "mirror", "cache", "vendor")
+ZOO_SOURCES = ("directory", "cache", "mirror", "vendor")  # in the order in which they are asked
 
 
 def text(value: Any, name: str) -> str:

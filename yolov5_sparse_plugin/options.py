@@ -165,7 +165,7 @@ OPTIONS = (
         "zoo_sources",
         sources,
         "NAME[,NAME]",
-        "where to look for stubs; default: directory,mirror,cache,vendor",
+        f"where to look for stubs; default: {','.join(ZOO_SOURCES)}",
         commands=ZOO_COMMANDS,
     ),
     Option(
