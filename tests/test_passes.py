@@ -197,12 +197,26 @@ def test_a_derived_grid_loses_little_more_than_its_rounding(name, low, high):
     grid = input_grid(function, output)
     x = np.linspace(-20, 20, 20001)
     x = x[function(x) <= high]
-    q = np.clip(np.round(x / grid.scale) + float(grid.zero_point), 0, 255)
-    seen = [np.clip(function(v), output.low, output.high) for v in (grid.scale * (q - float(grid.zero_point)), x)]
+    seen = [np.clip(function(v), output.low, output.high) for v in (grid.rounded(x), x)]
     slope = 1.1 if name != "HardSwish" else 1.5
     assert np.abs(seen[0] - seen[1]).max() <= slope * grid.scale / 2 + output.scale / 4 + 1e-6
     reach = {"SiLU": 9, "HardSwish": 5, "Relu": 1.1, "LeakyRelu": 4}[name]  # steps of the output that one of it takes
     assert grid.scale <= reach * output.scale
+
+
+@pytest.mark.parametrize("draw", [RANDOM.laplace, RANDOM.normal], ids=["laplace", "normal"])
+@pytest.mark.parametrize("name, gain", [("SiLU", 0.97), ("HardSwish", 1.0), ("Relu", 1.0), ("LeakyRelu", 1.0)])
+def test_what_batch_norm_knows_of_an_activations_input_makes_its_grid_err_less(name, gain, draw):
+    function = ACTIVATIONS[name]
+    mean, deviation = np.linspace(-0.8, 0.8, 32), np.linspace(0.4, 1.2, 32)
+    wide = deviation / np.sqrt(2) if draw == RANDOM.laplace else deviation
+    x = draw(mean, wide, (4000, 32)).ravel()
+    output = Grid.covering(function(x).min(), np.quantile(function(x), 0.99999))
+
+    def error(grid):
+        return np.sqrt(np.mean((output.rounded(function(grid.rounded(x))) - function(x)) ** 2))
+
+    assert error(input_grid(function, output, (mean, deviation))) <= gain * error(input_grid(function, output)) + 1e-9
 
 
 def grids_for(graph: Graph, **grids) -> None:
@@ -223,6 +237,26 @@ def test_complete_grids_follows_moved_values_and_activations():
     assert graph.grids["c"].high == pytest.approx(4.07, abs=0.05) and -9 < graph.grids["c"].low < -5
     assert graph.grids["images"].scale == np.float32(1 / 255)
     assert "y" not in graph.grids
+
+
+def test_complete_grids_asks_the_batch_norm_that_was_folded():
+    before = model(
+        "c = Conv(images, w) b = BatchNormalization(c, gamma, beta, mean, variance) s = Sigmoid(b) a = Mul(b, s) "
+        "y = Conv(a, v)",
+        w=floats(4, 3, 1, 1),
+        v=floats(2, 4, 1, 1),
+        gamma=np.array([1, -0.5, 1, 1], np.float32),
+        beta=np.array([0, 0, 0.5, 0], np.float32),
+        mean=floats(4),
+        variance=np.ones(4, np.float32),
+    )
+    graph = Graph.read(before)
+    grids_for(graph, a=Grid.covering(-0.28, 4.0))
+    FoldBatchNorm().apply(graph)
+    mean, deviation = graph.spreads["b"]
+    assert mean.tolist() == [0, 0, 0.5, 0] and deviation.tolist() == [1, 0.5, 1, 1]
+    CompleteGrids().apply(graph)
+    assert -5 < graph.grids["b"].low < -2
 
 
 def test_everywhere_means_everywhere_that_has_a_grid():

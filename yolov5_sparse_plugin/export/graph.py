@@ -42,6 +42,11 @@ class Grid:
     def high(self) -> np.ndarray:
         return self.scale * (255.0 - self.zero_point)
 
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """Return `x` as it reads after QuantizeLinear and DequantizeLinear; for one grid, not one by channel."""
+        scale, zero = float(self.scale), float(self.zero_point)
+        return (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+
     def union(self, other: Grid) -> Grid:
         """Return `self` where the two are equal (to a millionth of a step), else a grid that covers both."""
         if np.array_equal(self.zero_point, other.zero_point) and np.allclose(
@@ -58,11 +63,14 @@ class Graph:
     Attributes:
         onnx: onnx-graphsurgeon's graph, mutated by the passes.
         grids: name of an activation tensor -> its grid. Tensors without one stay float.
+        spreads: name of a convolution's output -> (mean, standard deviation) of each channel, float64 [C] both, where
+            batch norm says so.
         metadata: the model's metadata_props, carried through.
     """
 
     onnx: gs.Graph
     grids: dict[str, Grid] = field(default_factory=dict)
+    spreads: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -16,7 +16,8 @@ class FoldBatchNorm(Pass):
 
     The division is what quantization-aware training of a fused convolution leaves behind. Of an 8-bit weight only the
     scales change, the rounded values stay: W' = q * (s * gamma / sigma). Where a channel's factor is negative, q is
-    negated (-128, which has no counterpart, becomes 127).
+    negated (-128, which has no counterpart, becomes 127). What batch norm knew of y, its mean beta and its deviation
+    gamma by channel, is kept in the graph's `spreads`.
     """
 
     name = "fold_batchnorm"
@@ -38,6 +39,9 @@ class FoldBatchNorm(Pass):
                     break
                 factor, shift = factor * step[0], shift * step[0] + step[1]
                 last, output = node, node.outputs[0]
+                if node.op == "BatchNormalization":
+                    gamma, beta = (values(t).astype(np.float64) for t in node.inputs[1:3])
+                    graph.spreads[output.name] = beta, np.abs(gamma)
                 node.outputs.clear()
                 conv.outputs[0].outputs.clear()
                 conv.outputs = [output]
