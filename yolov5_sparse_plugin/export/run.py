@@ -25,6 +25,7 @@ from typing import Any, Callable
 
 import onnx
 import torch
+from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 
 from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
@@ -215,6 +216,7 @@ class ExportRun:
             elif fuse and hasattr(model, "fuse"):
                 model = model.fuse()
             self.model = model.eval()
+            self.model.apply(disable_fake_quant)  # upstream runs it twice for the shapes of its outputs alone
             return self.model
 
         return load
@@ -236,6 +238,7 @@ class ExportRun:
 
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
+            self.model.apply(enable_fake_quant)
             with scratch_folder(final) as folder, PatchSet(inner, {"trace": by_tracing}):
                 inner(model, im, folder / Path(file).name, *args, **kwargs)
                 written = folder / final.name
