@@ -19,6 +19,7 @@ def sparse_run_start(run):
 def sparse_seams(run):
     def loss(build):
         def built(model):
+            run.model.hyp = model.hyp  # of several processes, each has them at its DistributedDataParallel only
             compute = build(model)
 
             def with_teacher(outputs, targets):

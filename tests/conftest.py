@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 import pytest
 from filelock import FileLock
+from zoo_server import STUB
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("YOLOV5_SPARSE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -279,6 +280,29 @@ def finished(once, shapes, recipe) -> Result:
 def plain(once, shapes) -> Result:
     """A run of two epochs without any sparse option (for which upstream needs help on torch >= 2.6)."""
     return once("plain", lambda cwd: yolov5_train(cwd, shapes, "--epochs", 2, env=TRUST))
+
+
+def zoo_command(cwd: Path, *words, status: int | None = 0, **env):
+    env = {"SPARSEZOO_MODELS_PATH": str(cwd / "cache"), **env}
+    return call([command("yolov5-sparse"), "zoo", *words], cwd, status, **env)
+
+
+@pytest.fixture(scope="session")
+def packed(once, finished):
+    """A zoo folder with the model of a finished run, packed by the command."""
+
+    def pack(folder):
+        weights = folder / "run" / "weights"
+        weights.mkdir(parents=True)
+        for file in finished.weights.glob("best*.pt"):
+            shutil.copyfile(file, weights / file.name)
+        export = [command("yolov5"), "export", "--weights", weights / "best.pt", "--include", "onnx", "--imgsz", 64]
+        call(export, folder)
+        run = zoo_command(folder, "add", folder / "run", STUB, "--zoo", folder / "zoo")
+        run.folder = folder / "zoo"
+        return run
+
+    return once("packed", pack)
 
 
 TRUST = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}

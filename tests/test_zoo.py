@@ -13,14 +13,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import torch
 import yolov5
-from conftest import call, command, results, small_file_system, yolov5_train
-from zoo_server import Vendor, serving
+from conftest import call, command, results, small_file_system, yolov5_train, zoo_command
+from zoo_server import STUB, Flaky, Vendor, serving
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import OptionError, ZooError
@@ -28,37 +27,13 @@ from yolov5_sparse_plugin.training import checkpoints
 from yolov5_sparse_plugin.zoo import files, layout, locate, stub
 from yolov5_sparse_plugin.zoo.sources import Settings
 
-STUB = "zoo:cv/detection/yolov5-n/pytorch/ultralytics/shapes/pruned60_quant-none"
 SHORT = "zoo:yolov5-n-shapes-pruned60_quantized"
 PLACE = STUB[len("zoo:") :]
 TWO_EPOCHS = "num_epochs=2,warmup_epochs=0.5,quantization_start_epoch=1"
 
 
-def zoo_command(cwd: Path, *words, status: int | None = 0, **env):
-    env = {"SPARSEZOO_MODELS_PATH": str(cwd / "cache"), **env}
-    return call([command("yolov5-sparse"), "zoo", *words], cwd, status, **env)
-
-
 def find(kind: str, address: str, **settings) -> Path:
     return locate.find(stub.parse(address), kind, Settings(**settings), address).path
-
-
-@pytest.fixture(scope="session")
-def packed(once, finished):
-    """A zoo folder with the model of a finished run, packed by the command."""
-
-    def pack(folder):
-        weights = folder / "run" / "weights"
-        weights.mkdir(parents=True)
-        for file in finished.weights.glob("best*.pt"):
-            shutil.copyfile(file, weights / file.name)
-        export = [command("yolov5"), "export", "--weights", weights / "best.pt", "--include", "onnx", "--imgsz", 64]
-        call(export, folder)
-        run = zoo_command(folder, "add", folder / "run", STUB, "--zoo", folder / "zoo")
-        run.folder = folder / "zoo"
-        return run
-
-    return once("packed", pack)
 
 
 @pytest.fixture
@@ -321,35 +296,6 @@ def test_the_vendors_clients_own_cache_is_read(packed, cache):
 
 
 # ------------------------------------------------------------------------------------------------------------ mirrors
-
-
-class Flaky(SimpleHTTPRequestHandler):
-    """A file server that resumes, and breaks every first answer of a checkpoint in the middle."""
-
-    root: Path
-    mode = "works"  # breaks, hangs, long, 500
-    requests: list[tuple[str, str | None]]
-
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.requests.append((self.path, self.headers.get("Range")))
-        if self.mode == "500":
-            return self.send_error(500)
-        if self.mode == "hangs":
-            time.sleep(30)
-        data = (self.root / self.path.lstrip("/")).read_bytes()
-        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        breaks = self.mode == "breaks" and self.path.endswith(".pt") and not start
-        body = data[start:] + (b"more" if self.mode == "long" and self.path.endswith(".pt") else b"")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if breaks else body)
-        return None
 
 
 @pytest.fixture

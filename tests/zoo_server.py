@@ -1,6 +1,6 @@
-"""A small server that speaks the vendor's GraphQL endpoint over a zoo folder, and can fail in every way.
+"""Small servers over a zoo folder: the vendor's GraphQL endpoint, and plain files; both can fail in every way.
 
-Of the query it understands what the real client sends for a stub: `models(<fields of the stub>) { … files … }`.
+Of a query the vendor's understands what the real client sends for a stub: `models(<fields of the stub>) { … files … }`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import re
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+# the model that the fixture `packed` makes
+STUB = "zoo:cv/detection/yolov5-n/pytorch/ultralytics/shapes/pruned60_quant-none"
 FILE_TYPES = {"training": "training", "recipe": "recipe", "deployment": "deployment"}
 
 
@@ -98,6 +100,35 @@ class Vendor(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return self.answer(data, 206 if "Range" in self.headers else 200, Accept_Ranges="bytes")
+
+
+class Flaky(SimpleHTTPRequestHandler):
+    """A file server that resumes, and breaks every first answer of a checkpoint in the middle."""
+
+    root: Path
+    mode = "works"  # breaks, hangs, long, 500
+    requests: list[tuple[str, str | None]]
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        self.requests.append((self.path, self.headers.get("Range")))
+        if self.mode == "500":
+            return self.send_error(500)
+        if self.mode == "hangs":
+            time.sleep(30)
+        data = (self.root / self.path.lstrip("/")).read_bytes()
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        breaks = self.mode == "breaks" and self.path.endswith(".pt") and not start
+        body = data[start:] + (b"more" if self.mode == "long" and self.path.endswith(".pt") else b"")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if breaks else body)
+        return None
 
 
 @contextmanager

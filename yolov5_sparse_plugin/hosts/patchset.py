@@ -154,10 +154,20 @@ class PatchSet:
                 self.namespace[root] = before
         self._restore.clear()
 
-    def require_called(self) -> None:
-        """Raise HostError where the host finished without passing through a required seam."""
+    def require_called(self, leads: bool = True) -> None:
+        """Raise HostError where the host finished without passing through a required seam.
+
+        Args:
+            leads: whether this process validates and writes; others don't come by some of the seams.
+        """
         for name, count in self.calls.items():
-            if SEAMS[name].required and count == 0 and name in self._targets and not SEAMS[name].is_class:
+            if (
+                (leads or not SEAMS[name].leader)
+                and SEAMS[name].required
+                and count == 0
+                and name in self._targets
+                and not SEAMS[name].is_class
+            ):
                 raise HostError(
                     f"This YOLOv5 ({self._version}) never called {self._targets[name]!r}, which the plugin needs for: "
                     f"{SEAMS[name].reason}. The run's result cannot be trusted."

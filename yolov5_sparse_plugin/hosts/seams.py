@@ -17,6 +17,7 @@ class Seam:
     reason: str
     required: bool = True
     is_class: bool = False
+    leader: bool = False  # of several processes, rank 0 alone comes by
 
 
 SEAMS = {
@@ -41,7 +42,9 @@ SEAMS = {
         ("Loggers",), "sparsity and phase in results.csv, TensorBoard and Weights & Biases", required=False
     ),
     "validate": Seam(("validate.run",), "no half precision once quantized", required=False),
-    "fitness": Seam(("fitness",), "a later phase beats an earlier one, so that best.pt is of the last phase"),
+    "fitness": Seam(
+        ("fitness",), "a later phase beats an earlier one, so that best.pt is of the last phase", leader=True
+    ),
     "stopper": Seam(("EarlyStopping",), "early stopping waits for the recipe", is_class=True),
     "copy": Seam(
         ("deepcopy",),

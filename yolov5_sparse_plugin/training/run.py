@@ -28,7 +28,7 @@ from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import phases
+from yolov5_sparse_plugin.training import phases, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
@@ -96,7 +96,7 @@ class TrainingRun:
         try:
             with self._registered(callbacks), patches:
                 result = self._train(hyp, self.opt, device, callbacks)
-            patches.require_called()
+            patches.require_called(ranks.leads(self.host))
             return result
         except BaseException as caught:
             error = caught
@@ -145,9 +145,8 @@ class TrainingRun:
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded by now."""
-        self.optimizer = self.schedule.wrap(
-            optimizer, self.model, self.save_dir / "sparseml.log", self.lesson and self.lesson.teacher
-        )
+        log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
+        self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
         self.optimizer.stepped = self.clock.stepped
         self.optimizer.before_quantization = lambda: self.twin.before(self.model)
         self.optimizer.after_quantization = self._quantization_started
@@ -176,6 +175,8 @@ class TrainingRun:
 
     def start_batch(self) -> None:
         self.clock.start_batch()
+        if self.quantized:
+            ranks.share_quantizers(self.model)
         self.hook.sparse_batch_start(run=self, epoch=self.optimizer.epoch)
 
     def end_epoch(self) -> None:
