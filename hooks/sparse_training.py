@@ -28,7 +28,7 @@ def sparse_seams(run):
         def counted(*args, **kwargs):
             loader = create(*args, **kwargs)
             if kwargs.get("augment"):  # the first of two: the training set
-                run.bind(len(loader[0]))
+                run.bind(loader[0])
             return loader
 
         return counted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Callable
 
 import torch
@@ -102,7 +102,7 @@ class Optimizer(ScheduledOptimizer):
         self._counted(self._wrapper.emulated_step)
 
     def _counted(self, step: Callable[[], Any]) -> None:
-        with self._following_quantization(self.epoch):
+        with self._following_quantization(m for m in self.schedule.quantization if m.start_epoch <= self.epoch):
             self.reassert()
             step()
         self.rates = [group["lr"] for group in self.wrapped.param_groups]
@@ -119,8 +119,8 @@ class Optimizer(ScheduledOptimizer):
                 group["momentum"] = kept
 
     @contextlib.contextmanager
-    def _following_quantization(self, epoch: float) -> Iterator[None]:
-        starting = [m for m in self.schedule.quantization if not m._qat_enabled and m.start_epoch <= epoch]
+    def _following_quantization(self, begun: Iterable[Any]) -> Iterator[None]:
+        starting = [modifier for modifier in begun if not modifier._qat_enabled]
         if starting:
             self.before_quantization()
         yield
@@ -144,9 +144,15 @@ class Optimizer(ScheduledOptimizer):
         self.rates = [group["lr"] for group in self.wrapped.param_groups]
 
     def seek(self, epoch: float) -> None:
-        """Bring the model to where the recipe has it at `epoch`: masks from the zeros in the weights, quantizers."""
+        """Bring the model to where the recipe has it at `epoch`: masks from the zeros in the weights, quantizers.
+
+        What starts at `epoch` itself starts with the next batch, as it does in a run that was not interrupted.
+        """
         wrapper = self._wrapper
-        with self._following_quantization(epoch):
-            self.schedule.manager.update(
-                wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch, log_updates=False
-            )
+        begun = [m for m in self.schedule.modifiers if m.enabled and m.start_epoch < epoch]
+        with self._following_quantization(m for m in begun if m in self.schedule.quantization):
+            for modifier in begun:
+                if modifier.update_ready(epoch, wrapper.wrapped_steps_per_epoch):
+                    modifier.scheduled_update(
+                        wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch
+                    )

@@ -13,6 +13,7 @@
     state     full-precision state dict of the live model: quantizers' scales and zero points included.
               Always there for a quantized model; in an unfinished run for every model
     ema       full-precision state dict of the averaged weights, in an unfinished run that is not quantized yet
+    random    state of the random numbers, in an unfinished run of one process; see `randomness`
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import torch
 
 from yolov5_sparse_plugin import atomic, options
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.training import legacy, unpickling
+from yolov5_sparse_plugin.training import legacy, randomness, ranks, unpickling
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun
@@ -145,6 +146,8 @@ def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
     }
     if not run.quantized and run.ema is not None:
         part["ema"] = full_precision(run.ema.ema)
+    if not ranks.several(run.host):  # each process draws its own, and one of them writes
+        part["random"] = randomness.state()
     return part
 
 
@@ -243,6 +246,7 @@ def strip(file: Any) -> float:
     for parameter in ckpt["model"].parameters():
         parameter.requires_grad = False
     ckpt["sparse"].pop("ema", None)
+    ckpt["sparse"].pop("random", None)
     if not is_quantized(ckpt["sparse"]):
         ckpt["sparse"].pop("state", None)
     save_atomically(torch.save, ckpt, file)

@@ -18,6 +18,11 @@ def leads(host: dict[str, Any]) -> bool:
     return host.get("RANK", -1) in (-1, 0)
 
 
+def several(host: dict[str, Any]) -> bool:
+    """Return whether this process is one of several."""
+    return host.get("RANK", -1) != -1
+
+
 def share_quantizers(model: torch.nn.Module) -> None:
     """Give every process the scales, zero points and observed ranges of rank 0, in place; alone, do nothing.
 

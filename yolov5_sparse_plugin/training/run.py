@@ -28,7 +28,7 @@ from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import phases, ranks
+from yolov5_sparse_plugin.training import phases, randomness, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
@@ -44,6 +44,7 @@ class TrainingRun:
         ema: the PhaseEMA, None on ranks other than 0.
         optimizer: SparseML's ScheduledOptimizer around upstream's.
         twin: the float twin of `model`.
+        loader: the training set's.
         quantized: whether `model` has quantizers.
         phase: see `training.phases`.
         epochs: length of the run. completed: epochs that are over.
@@ -70,6 +71,7 @@ class TrainingRun:
         self.ema: Any = None
         self.optimizer: Optimizer | None = None
         self.twin: FloatTwin | None = None
+        self.loader: Any = None
         self.clock = EpochClock(lambda: self.optimizer.emulated_step())
         self.quantized = False
         self.phase = "dense"
@@ -125,6 +127,7 @@ class TrainingRun:
         loggers don't write down the epochs of the next one in the same process.
         """
         before = {event: list(actions) for event, actions in callbacks.get_registered_actions().items()}
+        callbacks.register_action("on_train_epoch_start", name="yolov5_sparse", callback=self.start_epoch)
         callbacks.register_action("on_train_batch_start", name="yolov5_sparse", callback=self.start_batch)
         callbacks.register_action("on_fit_epoch_end", name="yolov5_sparse", callback=self.log)
         try:
@@ -167,11 +170,17 @@ class TrainingRun:
                 warn=True,
             )
 
-    def bind(self, batches: int) -> None:
-        """Start the clock: an epoch has `batches` batches."""
-        self.optimizer.bind(batches, self.completed)
+    def bind(self, loader: Any) -> None:
+        """Start the clock: an epoch has as many batches as the loader of the training set."""
+        self.loader = loader
+        self.optimizer.bind(len(loader), self.completed)
 
     # --------------------------------------------------------------------------------------------------- as it trains
+
+    def start_epoch(self) -> None:
+        """Let a resumed run draw what it would have drawn, had it not been interrupted."""
+        if self.resumed and self.completed == self.resumed["epoch"] and self.resumed.get("random"):
+            randomness.restore(self.resumed["random"], self.loader, self.completed)
 
     def start_batch(self) -> None:
         self.clock.start_batch()
