@@ -165,7 +165,7 @@ def status(arguments: argparse.Namespace) -> int:
 
     from yolov5_sparse_plugin import cpu, manager, options, startup
     from yolov5_sparse_plugin.bench.engines import ENGINES
-    from yolov5_sparse_plugin.hosts import pip_package
+    from yolov5_sparse_plugin.hosts import doorways
 
     def version(name: str) -> str:
         try:
@@ -205,7 +205,7 @@ def status(arguments: argparse.Namespace) -> int:
     import yolov5.export  # noqa: F401  attaches
     import yolov5.train  # noqa: F401
 
-    for name in pip_package.attached():
+    for name in doorways.attached():
         print(f"  {name}")
     return 0
 

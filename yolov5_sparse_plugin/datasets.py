@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from yolov5_sparse_plugin.errors import OptionError
+from yolov5_sparse_plugin.hosts.current import host
 
 
 @contextmanager
@@ -41,8 +41,7 @@ def read(data: Path) -> dict[str, Any]:
 
 def shipped(name: str) -> list[Path]:
     """Return YOLOv5's own YAML files of that name."""
-    spec = importlib.util.find_spec("yolov5")
-    return [file for root in spec.submodule_search_locations for file in Path(root, "data").rglob(name)]
+    return list((host().root / "data").rglob(name))
 
 
 def moved(data: Path | str, root: str, folder: Path) -> Path:

@@ -7,7 +7,8 @@ checks, so that an option exists everywhere or nowhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -321,6 +322,13 @@ def read_config(environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
         if key not in BY_NAME and key != "disable":
             raise OptionError(f"{path}: no option {key!r}. {nearest(key, [*BY_NAME, 'disable'])}")
     return content
+
+
+def wanted(words: Sequence[str] | None = None) -> bool:
+    """Return whether the command line, the environment or a config file asks anything of the plugin."""
+    flags = {option.flag for option in OPTIONS} | {"--" + a.replace("_", "-") for o in OPTIONS for a in o.aliases}
+    typed = {word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if words is None else words)}
+    return bool(flags & typed or from_environment(os.environ) or read_config(os.environ, Path.cwd()))
 
 
 def resolve(

@@ -1,17 +1,22 @@
 """Notice when YOLOv5 is imported and attach the plugin to it, at no cost to any other Python program.
 
-`yolov5_sparse_plugin.pth` calls `install()` in every Python process of the environment. It puts one finder on
-`sys.meta_path` that compares names and does nothing else until one of YOLOv5's own modules is imported.
-Standard library only; `YOLOV5_SPARSE_AUTOLOAD=0` switches it off.
+`yolov5_sparse_plugin.pth` calls `install()` in every Python process of the environment: one finder on `sys.meta_path`,
+which compares names. Standard library only; `YOLOV5_SPARSE_AUTOLOAD=0` switches it off.
 """
 
 import os
 import sys
 
-WATCHED = frozenset(
-    "yolov5." + name
-    for name in ("train", "export", "val", "detect", "segment.train", "helpers", "models.experimental", "models.common")
-)
+NAMES = ("train", "export", "val", "detect", "segment.train", "helpers", "models.experimental", "models.common")
+WATCHED = frozenset("yolov5." + name for name in NAMES).union(NAMES)  # a checkout's modules have everyday names
+MARKS = ("hubconf.py", "models/yolo.py", "utils/general.py", "__init__.py")  # the last is the PyPI package's
+
+
+def checkout_of(name, file):
+    """Return the root of the YOLOv5 checkout in which `file` (an absolute path) is the module `name`, or None."""
+    root = file[: -len(name) - 4] if file.endswith(os.sep + name.replace(".", os.sep) + ".py") else os.devnull
+    has = [os.path.isfile(os.path.join(root, mark)) for mark in MARKS]
+    return root if has == [True, True, True, False] else None
 
 
 class AttachingLoader:
@@ -26,20 +31,17 @@ class AttachingLoader:
     def create_module(self, spec):
         return self._loader.create_module(spec)
 
-    def get_code(self, fullname):
+    def get_code(self, name):
         """Only `python -m` asks: as `__main__` the script would run without us, so it is run as a module."""
-        if fullname not in ("yolov5.train", "yolov5.export", "yolov5.val", "yolov5.detect"):
-            return self._loader.get_code(fullname)
-        serve = "from yolov5_sparse_plugin.hosts.pip_package import serve"
-        text = f"if __name__ == '__main__':\n {serve}; serve({fullname!r})"
-        return compile(text, self._loader.get_filename(fullname), "exec")
+        if name not in ("yolov5.train", "yolov5.export", "yolov5.val", "yolov5.detect"):
+            return self._loader.get_code(name)
+        serve = f"from yolov5_sparse_plugin.hosts.pip_package import serve; serve({name!r})"
+        return compile(f"if __name__ == '__main__':\n {serve}", self._loader.get_filename(name), "exec")
 
     def exec_module(self, module):
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        from yolov5_sparse_plugin.hosts import attach_module
-
-        attach_module(module)
+        __import__("yolov5_sparse_plugin.hosts").hosts.attach_module(module)
 
 
 class AttachingFinder:
@@ -47,18 +49,17 @@ class AttachingFinder:
 
     _busy = False
 
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname not in WATCHED or self._busy:
+    def find_spec(self, name, path=None, target=None):
+        if name not in WATCHED or self._busy:
             return None
         self._busy = True
         try:
-            for finder in sys.meta_path:
-                find_spec = getattr(finder, "find_spec", None)
-                spec = find_spec(fullname, path, target) if find_spec and finder is not self else None
-                if spec is not None and hasattr(spec.loader, "exec_module"):
-                    spec.loader = AttachingLoader(spec.loader)
-                    return spec
-            return None
+            others = (f for f in sys.meta_path if f is not self and hasattr(f, "find_spec"))
+            spec = next(filter(None, (f.find_spec(name, path, target) for f in others)), None)
+            ours = "yolov5." in name or checkout_of(name, os.path.abspath(getattr(spec, "origin", None) or ""))
+            if ours and hasattr(getattr(spec, "loader", None), "exec_module"):
+                spec.loader = AttachingLoader(spec.loader)
+                return spec
         finally:
             self._busy = False
 

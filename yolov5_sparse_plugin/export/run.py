@@ -31,6 +31,7 @@ from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import entry, images, verify
+from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.options import SparseOptions
@@ -183,7 +184,7 @@ class ExportRun:
     def _call_upstream(self) -> list[str]:
         function = inspect.unwrap(self._upstream)
         seams = {"export_load": self._load, "export_onnx": self._export_onnx}
-        with PatchSet(function, seams, str(self.host.get("__version__", "?"))):
+        with PatchSet(function, seams, current.host().title):
             files = self._upstream(**self.arguments)
         missing = [name for name in self.arguments["include"] if not self._among(name, files or [])]
         if missing:

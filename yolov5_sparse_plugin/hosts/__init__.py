@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 
 from yolov5_sparse_plugin import startup
-from yolov5_sparse_plugin.hosts import pip_package
+from yolov5_sparse_plugin.hosts import checkout, doorways, pip_package
 
 
 def attach_module(module) -> None:
     """Attach to one of the watched modules, right after it has executed. Twice is a no-op."""
-    pip_package.attach_module(module)
+    host = pip_package if module.__name__.startswith(pip_package.PREFIX) else checkout
+    host.attach_module(module)
 
 
 def attach() -> None:
@@ -27,4 +28,4 @@ def detach() -> None:
     finder = startup.installed()
     if finder:
         sys.meta_path.remove(finder)
-    pip_package.detach()
+    doorways.detach()

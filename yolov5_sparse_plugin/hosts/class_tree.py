@@ -7,7 +7,6 @@ one of the PyPI package.
 from __future__ import annotations
 
 import ast
-import importlib
 import logging
 import re
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.hosts.current import host
 
 MODULES = ("models.common", "models.yolo", "models.experimental", "utils.activations")
 # modules whose constructors read other files
@@ -31,7 +31,7 @@ def own_class(module: str, name: str) -> type[nn.Module] | None:
     tail = module[len("yolov5.") :] if module.startswith("yolov5.") else module
     if tail not in MODULES or not name.isidentifier() or name in NOT_LAYERS:
         return None
-    owner = importlib.import_module("yolov5." + tail)
+    owner = host().module(tail)
     found = getattr(owner, name, None)
     is_own = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == owner.__name__
     return found if is_own else None
@@ -114,7 +114,7 @@ def build(description: dict[str, Any], classes: int | None = None) -> nn.Module:
     Every convolution gets an activation of its own, as pickled models of YOLOv5 before 7.0 have it: where the fork
     quantized activations, each had its own quantizer. The generator of random numbers stays where it is.
     """
-    yolo = importlib.import_module("yolov5.models.yolo")
+    yolo = host().module("models.yolo")
     last = description["head"][-1][2]
     kind = yolo.SegmentationModel if last == "Segment" else yolo.DetectionModel
     with torch.random.fork_rng(devices=[]), _quiet(yolo.LOGGER), own_activation():
@@ -128,7 +128,7 @@ def build(description: dict[str, Any], classes: int | None = None) -> nn.Module:
 @contextmanager
 def own_activation() -> Iterator[None]:
     """Keep the activation of one model from the next: `activation:` in a YAML changes 7.0's default for good."""
-    convolution = importlib.import_module("yolov5.models.common").Conv
+    convolution = host().module("models.common").Conv
     default = convolution.default_act
     try:
         yield

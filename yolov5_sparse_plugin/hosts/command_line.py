@@ -78,8 +78,8 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
     theirs = [p.replace(default=None) if p.name in needed else p for p in upstream.parameters.values()]
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__")
-        by_fire = caller == "fire.core"
+        calling = caller()
+        by_fire = calling.get("__name__") == "fire.core"
         if by_fire:
             if kwargs.get("help") is True:
                 return show_help(wrapper, f"yolov5 {command}")
@@ -87,7 +87,7 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
         own = {k: v for k, v in kwargs.items() if k not in upstream.parameters and v is not None}
         call = upstream.bind(*args, **{k: v for k, v in kwargs.items() if k in upstream.parameters})
         # fire and argparse hand over every default; callers in Python only what they mean
-        own_script = caller == f"yolov5.{command}"
+        own_script = calling is inspect.unwrap(original).__globals__
         typed = flags_typed() if by_fire else set(TYPED) if own_script else set(call.arguments)
         call.apply_defaults()
 
@@ -103,6 +103,14 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
     wrapper.__sparse_signature__ = upstream.replace(parameters=[*theirs, *keywords, others])
     wrapper.__sparse_help__ = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)
     return wrapper
+
+
+def caller() -> dict[str, Any]:
+    """Return the namespace that a doorway was called from."""
+    frame = sys._getframe(1)
+    while frame.f_globals.get("__name__", "").startswith("yolov5_sparse_plugin."):
+        frame = frame.f_back
+    return frame.f_globals
 
 
 def show_help(function: Callable, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUPPORTED = "the PyPI package yolov5 7.0.14"
+SUPPORTED = "the PyPI package yolov5 7.0.14 and git checkouts of ultralytics/yolov5, v7.0 and master up to August 2026"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ SEAMS = {
     ),
     "save": Seam(("torch.save",), "atomic checkpoints with the sparse part in them", required=False),
     "strip": Seam(("strip_optimizer",), "finished checkpoints keep their sparse part", required=False),
+    # of attempt_load()
+    "weights": Seam(("torch_load", "torch.load"), "quantized models with their quantizers, and no code in checkpoints"),
     # of the export module's run()
     "export_load": Seam(("attempt_load",), "quantizers, one-shot recipes, and this YOLOv5's own classes"),
     "export_onnx": Seam(("export_onnx",), "the graph of a quantized model, and errors that end the command"),

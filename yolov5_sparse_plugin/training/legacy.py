@@ -20,6 +20,7 @@ from torch import nn
 
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.training import legacy_names, phases, unpickling
 from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
@@ -205,6 +206,4 @@ def zeros(weight: torch.Tensor) -> float:
 
 def warn(message: str) -> None:
     """Say through YOLOv5's own logger what was left out."""
-    from yolov5.utils import general
-
-    say(vars(general), message, warn=True)
+    say(vars(host().module("utils.general")), message, warn=True)

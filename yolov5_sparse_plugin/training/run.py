@@ -24,6 +24,7 @@ import torch
 
 from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
 from yolov5_sparse_plugin.errors import PluginError
+from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
@@ -94,7 +95,7 @@ class TrainingRun:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
         error: BaseException | None = None
         self.hook.sparse_run_start(run=self)
-        patches = PatchSet(self._train, self._wrappers(), str(self.host.get("__version__", "?")))
+        patches = PatchSet(self._train, self._wrappers(), current.host().title)
         try:
             with self._registered(callbacks), patches:
                 result = self._train(hyp, self.opt, device, callbacks)
