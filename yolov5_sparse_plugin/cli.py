@@ -1,4 +1,4 @@
-"""The command `yolov5-sparse`: demo, bench, zoo, status, recipes. Training and validation stay with `yolov5`."""
+"""The command `yolov5-sparse`: demo, bench, zoo, run, status, recipes. Training and validation stay with `yolov5`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from yolov5_sparse_plugin import __version__
+from yolov5_sparse_plugin import __version__, runner
 from yolov5_sparse_plugin.errors import SparsePluginError
 from yolov5_sparse_plugin.zoo.commands import add_parser as add_zoo
 from yolov5_sparse_plugin.zoo.commands import run as zoo
@@ -17,6 +17,7 @@ examples:
   yolov5-sparse demo                      prune and quantize a small model, in under four minutes, offline
   yolov5-sparse bench a.onnx b.onnx       how fast these models are in the engines on this CPU
   yolov5-sparse zoo --help                keep models under an address, and start from them
+  yolov5-sparse run train.py --help       the scripts of a git checkout of YOLOv5, with this plugin
   yolov5-sparse recipes                   the shipped recipes and their variables
   yolov5-sparse status                    what is attached to which YOLOv5, and why
 
@@ -58,6 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--dir", type=Path, default=Path("demo"), help="where to work; default: ./demo")
     _add_bench(commands)
     add_zoo(commands)
+    run = commands.add_parser(
+        "run", help="run a script of a git checkout of YOLOv5: train.py, val.py, detect.py, export.py"
+    )
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENT ...]")
     commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", help="print this recipe, to start your own from it")
@@ -165,7 +170,7 @@ def status(arguments: argparse.Namespace) -> int:
 
     from yolov5_sparse_plugin import cpu, manager, options, startup
     from yolov5_sparse_plugin.bench.engines import ENGINES
-    from yolov5_sparse_plugin.hosts import doorways
+    from yolov5_sparse_plugin.hosts import checkout, doorways
 
     def version(name: str) -> str:
         try:
@@ -196,8 +201,12 @@ def status(arguments: argparse.Namespace) -> int:
     print("hooks, in order of registration:")
     for name, plugin in hooks.list_name_plugin():
         print(f"  {name:20} {'blocked' if plugin is None else (plugin.__doc__ or '').strip().splitlines()[0]}")
+    here = checkout.here()
+    if here:
+        print(f"git checkout here: {here.root}. Run its scripts with: yolov5-sparse run train.py …")
     if version("yolov5") == "not installed":
-        print("host: none. Install one with: pip install 'yolov5-sparse-plugin[yolov5]'")
+        if not here:
+            print("host: none. Install one with: pip install 'yolov5-sparse-plugin[yolov5]'")
         return 0
     if off or not startup.installed():
         return 0
@@ -213,6 +222,8 @@ def status(arguments: argparse.Namespace) -> int:
 def main() -> int:
     """Run the command; return its exit status. Errors that a user can cause are one sentence on stderr."""
     arguments = build_parser().parse_args()
+    if arguments.command == "run":
+        return runner.main(arguments.words)
     try:
         commands = {"demo": demo, "bench": bench, "zoo": zoo, "status": status, "recipes": recipes}
         return commands[arguments.command](arguments)

@@ -37,7 +37,7 @@ def main(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
-    path = os.path.abspath(words[0])
+    path = os.path.join(os.getcwd(), words[0])  # as Python makes it, not tidied up
     source = exit_plainly(lambda: read(words[0]))
     try:
         execute(source, path, words)

@@ -7,8 +7,8 @@ which compares names. Standard library only; `YOLOV5_SPARSE_AUTOLOAD=0` switches
 import os
 import sys
 
-NAMES = ("train", "export", "val", "detect", "segment.train", "helpers", "models.experimental", "models.common")
-WATCHED = frozenset("yolov5." + name for name in NAMES).union(NAMES)  # a checkout's modules have everyday names
+NAMES = ("train", "export", "val", "detect", "segment.train", "models.experimental", "models.common")
+WATCHED = frozenset("yolov5." + name for name in (*NAMES, "helpers")).union(NAMES)  # a checkout's have no prefix
 MARKS = ("hubconf.py", "models/yolo.py", "utils/general.py", "__init__.py")  # the last is the PyPI package's
 
 

@@ -54,11 +54,10 @@ def attach_module(module: ModuleType) -> None:
 
 def script_name(file: str) -> tuple[Host, str] | None:
     """Return the checkout that a script belongs to, and its name there: `train`, `segment.train`."""
-    for name in doorways.DOORWAYS:
-        if file.endswith(name.replace(".", os.sep) + ".py"):
-            root = startup.checkout_of(name, file)
-            if root:
-                return at(root), name
+    for name in startup.NAMES:
+        root = startup.checkout_of(name, file)
+        if root:
+            return at(root), name
     return None
 
 

@@ -127,14 +127,15 @@ class TrainingRun:
         Upstream's default Callbacks() outlives the call: afterwards it holds what it held before, so that this run's
         loggers don't write down the epochs of the next one in the same process.
         """
-        before = {event: list(actions) for event, actions in callbacks.get_registered_actions().items()}
+        registered = callbacks._callbacks  # master has no public way to them
+        before = {event: list(actions) for event, actions in registered.items()}
         callbacks.register_action("on_train_epoch_start", name="yolov5_sparse", callback=self.start_epoch)
         callbacks.register_action("on_train_batch_start", name="yolov5_sparse", callback=self.start_batch)
         callbacks.register_action("on_fit_epoch_end", name="yolov5_sparse", callback=self.log)
         try:
             yield
         finally:
-            for event, actions in callbacks.get_registered_actions().items():
+            for event, actions in registered.items():
                 actions[:] = before[event]
 
     # -------------------------------------------------------------------------------------------- what the host built

@@ -109,9 +109,10 @@ FUNCTIONS = (
     "numpy.dtype",
     "collections.OrderedDict",
 )
+PATHS = ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath", "PurePath")
 CALLED: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): latin1,
-    **{("pathlib", name): pathlib.PurePath for name in ("PosixPath", "WindowsPath", "Path")},
+    **{("pathlib", name): pathlib.PurePath for name in PATHS},
     **{(builtins, name): value for builtins in ("builtins", "__builtin__") for name, value in (
         ("set", set), ("frozenset", frozenset), ("float", float), ("int", int), ("getattr", method_of),
     )},
