@@ -305,6 +305,26 @@ def packed(once, finished):
     return once("packed", pack)
 
 
+def pytest_generate_tests(metafunc):
+    """A test of `checkout` runs on each of them, see checkouts.py."""
+    if "checkout" in metafunc.fixturenames:
+        from checkouts import NAMES
+
+        metafunc.parametrize("checkout", NAMES, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def checkout(once, request):
+    """A git checkout of YOLOv5 that may be written to."""
+    import checkouts
+
+    def make(folder):
+        checkouts.make(request.param, folder)
+        return Result(0, "", folder)
+
+    return checkouts.Checkout(request.param, once(f"checkout-{request.param}", make).folder)
+
+
 TRUST = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 
 
