@@ -56,11 +56,26 @@ def report(words, cwd):
     return json.loads(next(line for line in call(words, cwd).output.splitlines() if line.startswith("REPORT"))[6:])
 
 
-@pytest.mark.parametrize("script", ["script.py", "folder/script.py", "./folder/../script.py", "link.py"])
+# what makes a folder a checkout of YOLOv5, and a script one that is attached to
+MARKS = ("hubconf.py", "models/yolo.py", "utils/general.py")
+DOORS = "parse_opt = run = train = check_yaml = print\n"
+
+
+def make_checkout(folder, script):
+    for mark in MARKS:
+        (folder / mark).parent.mkdir(parents=True, exist_ok=True)
+        (folder / mark).touch()
+    (folder / "train.py").write_text(script, encoding="latin-1")
+
+
+@pytest.mark.parametrize(
+    "script", ["script.py", "folder/script.py", "./folder/../script.py", "link.py", "checkout/train.py"]
+)
 def test_a_script_sees_what_python_would_show_it(tmp_path, runner, script):
     (tmp_path / "folder").mkdir()
     for file in ("script.py", "folder/script.py"):
         (tmp_path / file).write_bytes(REPORT.encode("latin-1"))
+    make_checkout(tmp_path / "checkout", REPORT.replace("def seen", f"{DOORS}def seen"))
     (tmp_path / "link.py").symlink_to("folder/script.py")
     words = [script, "--help", "-m", "--sparse-recipe=x", "a b"]
     expected, spawned = report([sys.executable, *words], tmp_path)
@@ -95,6 +110,25 @@ def test_a_script_ends_as_under_python(tmp_path, runner, how):
     assert expected[0] == {"the end": 0, "a status": 3, "an interrupt": -signal.SIGINT, "a signal": -15}.get(how, 1)
     found = end([*runner, "script.py"], tmp_path)
     assert found == expected
+
+
+def test_what_is_raised_below_the_guard_of_a_checkouts_script_keeps_its_line(tmp_path, runner):
+    code = f"""from __future__ import annotations
+{DOORS}
+
+def main(x: nothing_of_this_name):
+    raise ValueError(main.__annotations__, train.__module__)
+
+
+if __name__ == "__main__":
+    def inner(y: nor_of_this) -> None: ...
+    print(inner.__annotations__)
+    main(1)
+"""
+    make_checkout(tmp_path, code)
+    expected = end([sys.executable, "train.py"], tmp_path)
+    assert expected[0] == 1 and "line 12, in <module>" in expected[2] and "nor_of_this" in expected[1]
+    assert end([*runner, "train.py"], tmp_path) == expected
 
 
 def test_every_process_of_torchrun_gets_the_script_with_its_rank(tmp_path):

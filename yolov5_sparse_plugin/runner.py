@@ -14,10 +14,10 @@ import os
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any
 
-from yolov5_sparse_plugin.errors import HostError, OptionError
+from yolov5_sparse_plugin.errors import OptionError
 
 USAGE = """\
 usage: python -m yolov5_sparse_plugin SCRIPT [ARGUMENT ...]
@@ -65,7 +65,7 @@ def read(script: str) -> bytes:
 def execute(source: bytes, path: str, words: list[str]) -> None:
     """Make this process look as if it had been started with `python SCRIPT …`, and execute the script."""
     from yolov5_sparse_plugin import hosts
-    from yolov5_sparse_plugin.hosts import checkout
+    from yolov5_sparse_plugin.hosts import checkout, doorways
     from yolov5_sparse_plugin.hosts.command_line import exit_plainly
 
     sys.argv = list(words)
@@ -79,9 +79,16 @@ def execute(source: bytes, path: str, words: list[str]) -> None:
         return
     host, name = found
     hosts.attach()
-    before, after = exit_plainly(lambda: parts(source, path, host))
+    tree = ast.parse(source, path)
+    guards = [i for i, node in enumerate(tree.body) if isinstance(node, ast.If) and is_guard(node.test)]
+    if not guards:
+        doorways.moved_on(host, name, 'if __name__ == "__main__":')
+    first = guards[0] if guards else len(tree.body)
+    before = compile(ast.Module(tree.body[:first], tree.type_ignores), path, "exec", dont_inherit=True)
+    rest = ast.Module(tree.body[first:], tree.type_ignores)
+    after = compile(rest, path, "exec", flags=before.co_flags & FUTURE, dont_inherit=True)
     exec(before, namespace)
-    exit_plainly(lambda: checkout.attach_script(host, main_module, name))
+    checkout.attach_script(host, main_module, name)
     exit_plainly(lambda: exec(after, namespace))
 
 
@@ -96,24 +103,6 @@ def as_main(path: str) -> ModuleType:
         __loader__=SourceFileLoader("__main__", path),
     )
     return module
-
-
-def parts(source: bytes, path: str, host: Any) -> tuple[CodeType, CodeType]:
-    """Compile a script in two parts, the second from `if __name__ == "__main__":` on; lines keep their numbers.
-
-    Raises:
-        HostError: it has no such line.
-    """
-    tree = ast.parse(source, path)
-    guards = [i for i, node in enumerate(tree.body) if isinstance(node, ast.If) and is_guard(node.test)]
-    if not guards:
-        raise HostError(
-            f"This YOLOv5 ({host.title}) has no 'if __name__ == \"__main__\":' in {Path(path).name}, where the plugin "
-            "is put in. Nothing was changed. Run it with python, without sparse options."
-        )
-    first, second = (ast.Module(half, tree.type_ignores) for half in (tree.body[: guards[0]], tree.body[guards[0] :]))
-    before = compile(first, path, "exec", dont_inherit=True)
-    return before, compile(second, path, "exec", flags=before.co_flags & FUTURE, dont_inherit=True)
 
 
 def is_guard(test: ast.expr) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 from typing import Any, Callable
@@ -95,9 +94,3 @@ def check_weights(weights: str) -> None:
         raise CheckpointError(
             f"--weights {weights}: there is no such file. " + (nearest(path.name, near) if near else "Check the path.")
         )
-
-
-def undecorated(function: Callable) -> Callable:
-    """Return what upstream's `@try_export` wraps: the decorator turns every exception into a line of log."""
-    inner = inspect.getclosurevars(function).nonlocals.get("inner_func")
-    return inner if callable(inner) else function

@@ -30,10 +30,10 @@ from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
-from yolov5_sparse_plugin.export import entry, images, verify
+from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.log import say
-from yolov5_sparse_plugin.hosts.patchset import PatchSet
+from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -235,7 +235,7 @@ class ExportRun:
             return one_shot.apply(model, self.schedule, images.load(files, self.size), len(files))
 
     def _export_onnx(self, decorated: Callable) -> Callable:
-        inner = entry.undecorated(decorated)
+        inner = undecorated(decorated)
 
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")

@@ -7,6 +7,7 @@ a view of `torch` into the namespace of `train()`; everybody else's `torch` stay
 from __future__ import annotations
 
 import dis
+import inspect
 from types import CodeType, FunctionType
 from typing import Any, Callable
 
@@ -72,6 +73,21 @@ def look_up(namespace: dict[str, Any], dotted: str) -> Any:
     return value
 
 
+def undecorated(function: Callable) -> Callable:
+    """Return what upstream's `@try_export` wraps: the decorator turns every exception into a line of log."""
+    inner = inspect.getclosurevars(function).nonlocals.get("inner_func")
+    return inner if callable(inner) else function
+
+
+def present(function: FunctionType, dotted: str) -> bool:
+    """Return whether `function` reads the global that `dotted` begins with, and the rest of it is there."""
+    try:
+        look_up(function.__globals__, dotted)
+    except LookupError:
+        return False
+    return dotted.split(".")[0] in globals_read(function.__code__)
+
+
 class PatchSet:
     """The replacements of one call of `function`; use as a context manager.
 
@@ -90,10 +106,9 @@ class PatchSet:
         self._wrappers = wrappers
         self._version = version
         self._restore: list[tuple[str, Any, Any]] = []
-        read = globals_read(function.__code__)
         self._targets: dict[str, str] = {}
         for name in wrappers:
-            found = [dotted for dotted in SEAMS[name].targets if self._present(dotted, read)]
+            found = [dotted for dotted in SEAMS[name].targets if present(function, dotted)]
             if found:
                 self._targets[name] = found[0]
             elif SEAMS[name].required:
@@ -102,13 +117,6 @@ class PatchSet:
                     f"yolov5-sparse-plugin knows {SUPPORTED}. Nothing was changed. "
                     "Install one of these, or run without sparse options."
                 )
-
-    def _present(self, dotted: str, read: set[str]) -> bool:
-        try:
-            look_up(self.namespace, dotted)
-        except LookupError:
-            return False
-        return dotted.split(".")[0] in read
 
     def _counted(self, name: str, replacement: Any) -> Any:
         """Count calls, so that a seam that the host no longer calls is noticed; classes stay what they are."""

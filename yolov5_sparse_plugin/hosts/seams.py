@@ -1,7 +1,6 @@
 """The seams: every name of the host that the plugin ever replaces, and why.
 
-`targets` are spellings of different YOLOv5 releases; the first that `train()` reads is used. Required seams that
-are missing, or that a finished run never passed through, are errors.
+Required seams that are missing, or that a finished run never passed through, are errors.
 """
 
 from __future__ import annotations
@@ -13,11 +12,23 @@ SUPPORTED = "the PyPI package yolov5 7.0.14 and git checkouts of ultralytics/yol
 
 @dataclass(frozen=True)
 class Seam:
+    """A name that is replaced in one of the host's namespaces while one call lasts.
+
+    Attributes:
+        targets: its spellings in different YOLOv5; the first that is read is replaced.
+        reason: what for.
+        required: False where a host, or a run, may do without.
+        is_class: the host subclasses it or asks for its type: calls are not counted.
+        leader: of several processes, rank 0 alone comes by.
+        reader: the host's function that reads it, with its module.
+    """
+
     targets: tuple[str, ...]
     reason: str
     required: bool = True
     is_class: bool = False
-    leader: bool = False  # of several processes, rank 0 alone comes by
+    leader: bool = False
+    reader: str = "train.train"
 
 
 SEAMS = {
@@ -53,11 +64,21 @@ SEAMS = {
     ),
     "save": Seam(("torch.save",), "atomic checkpoints with the sparse part in them", required=False),
     "strip": Seam(("strip_optimizer",), "finished checkpoints keep their sparse part", required=False),
-    # of attempt_load()
-    "weights": Seam(("torch_load", "torch.load"), "quantized models with their quantizers, and no code in checkpoints"),
-    # of the export module's run()
-    "export_load": Seam(("attempt_load",), "quantizers, one-shot recipes, and this YOLOv5's own classes"),
-    "export_onnx": Seam(("export_onnx",), "the graph of a quantized model, and errors that end the command"),
-    # of its export_onnx()
-    "trace": Seam(("torch.onnx.export",), "torch >= 2.9 would export through another exporter", required=False),
+    "weights": Seam(
+        ("torch_load", "torch.load"),
+        "quantized models with their quantizers, and no code of a checkpoint's author",
+        reader="models.experimental.attempt_load",
+    ),
+    "export_load": Seam(
+        ("attempt_load",), "quantizers, one-shot recipes, and this YOLOv5's own classes", reader="export.run"
+    ),
+    "export_onnx": Seam(
+        ("export_onnx",), "the graph of a quantized model, and errors that end the command", reader="export.run"
+    ),
+    "trace": Seam(
+        ("torch.onnx.export",),
+        "torch >= 2.9 would export through another exporter",
+        required=False,  # master leaves it to ultralytics, which knows
+        reader="export.export_onnx",
+    ),
 }
