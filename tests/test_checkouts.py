@@ -71,9 +71,28 @@ def test_help_offers_what_the_command_takes(checkout, tmp_path):
         assert f"usage: {script}" in output and flag in output and others not in output
 
 
-def test_python_alone_does_not_know_the_options(checkout, tmp_path):
-    run = checkout.run(tmp_path, "train.py", "--sparse-recipe", "pruned", plugin=False, status=2)
-    assert "train.py: error: unrecognized arguments: --sparse-recipe pruned" in run.output
+def test_python_alone_never_trains_dense_what_should_be_sparse(checkout, tmp_path):
+    """A flag, or the environment: what was typed is refused with what to type instead."""
+    script, typed = checkout.root / "train.py", ["--epochs", 1]
+    for words, env, asked in (
+        (["--sparse-recipe", "pruned"], {}, "--sparse-recipe"),
+        ([], {"YOLOV5_SPARSE_RECIPE": "pruned"}, "YOLOV5_SPARSE_RECIPE: pruned"),
+    ):
+        run = checkout.run(tmp_path, "train.py", *typed, *words, plugin=False, status=2, **env)
+        line = " ".join(map(str, [script, *typed, *words]))
+        assert f"error: {asked}: python alone runs {script} without the plugin. Type: python -m " in run.output
+        assert f"yolov5_sparse_plugin {line}\n" in run.output and "Traceback" not in run.output
+
+
+def test_python_alone_does_not_resume_a_sparse_run(checkout, trained):
+    first = trained.weights / "epoch0.pt"
+    for words, file in (
+        (["--resume"], "exp/weights/last.pt"),
+        (["--resume", first], first),
+        ([f"--resume={first}"], first),
+    ):
+        run = checkout.run(trained.folder.parent, "train.py", *words, plugin=False, status=2)
+        assert f"--resume: {file} is of a sparse run: python alone" in run.output
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -324,11 +324,15 @@ def read_config(environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
     return content
 
 
-def wanted(words: Sequence[str] | None = None) -> bool:
-    """Return whether the command line, the environment or a config file asks anything of the plugin."""
+def flag_typed() -> str | None:
+    """Return the first of the plugin's flags on this process's command line."""
     flags = {option.flag for option in OPTIONS} | {"--" + a.replace("_", "-") for o in OPTIONS for a in o.aliases}
-    typed = {word.split("=")[0].replace("_", "-") for word in (sys.argv[1:] if words is None else words)}
-    return bool(flags & typed or from_environment(os.environ) or read_config(os.environ, Path.cwd()))
+    return next((word for word in sys.argv[1:] if word.split("=")[0].replace("_", "-") in flags), None)
+
+
+def wanted() -> bool:
+    """Return whether the command line, the environment or a config file asks anything of the plugin."""
+    return bool(flag_typed() or from_environment(os.environ) or read_config(os.environ, Path.cwd()))
 
 
 def resolve(

@@ -79,6 +79,7 @@ def execute(source: bytes, path: str, words: list[str]) -> None:
         return
     host, name = found
     hosts.attach()
+    checkout.begin(host)
     tree = ast.parse(source, path)
     guards = [i for i, node in enumerate(tree.body) if isinstance(node, ast.If) and is_guard(node.test)]
     if not guards:

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from yolov5_sparse_plugin import startup
+from yolov5_sparse_plugin import options, startup
+from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.hosts import doorways
+from yolov5_sparse_plugin.hosts.command_line import exit_plainly
 from yolov5_sparse_plugin.hosts.current import Host
 
 _running: list[Host] = []
@@ -49,7 +51,49 @@ def attach_module(module: ModuleType) -> None:
     file = getattr(module, "__file__", None)
     root = file and startup.checkout_of(module.__name__, os.path.abspath(file))
     if root:
+        refuse_script_by_itself()
         doorways.attach(at(root), module, module.__name__)
+
+
+def refuse_script_by_itself() -> None:
+    """End a sparse command of a checkout that was started without the runner: it would be dense, without a word.
+
+    No import tells us of a script, but the modules that it imports do.
+    """
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None) if main.__name__ == "__main__" else None  # not of a spawned worker
+    found = script_name(os.path.realpath(file)) if file and not running() else None
+    why = found and exit_plainly(lambda: asked_for(found[1]))
+    if why:
+        line = f"python -m yolov5_sparse_plugin {' '.join(sys.argv)}"
+
+        def refuse() -> None:
+            raise OptionError(f"{why}: python alone runs {sys.argv[0]} without the plugin. Type: {line}")
+
+        exit_plainly(refuse)
+
+
+def asked_for(name: str) -> str | None:
+    """Return what the script `name` was asked for that only the plugin can do, as the user wrote it."""
+    if options.flag_typed() or name != "train":
+        return options.flag_typed()
+    chosen = options.resolve({})
+    for option in ("recipe", "teacher"):
+        if getattr(chosen, option) is not None:
+            return chosen.asked(option)
+    return resumed()
+
+
+def resumed() -> str | None:
+    """Return what is to be said of `--resume`, if it is that of a sparse run."""
+    from yolov5_sparse_plugin.training import checkpoints
+
+    words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
+    if "--resume" not in words:
+        return None
+    after = [word for word in words[words.index("--resume") + 1 :][:1] if not word.startswith("-")]
+    last = after or sorted(map(str, Path().glob("**/last*.pt")), key=os.path.getctime)[-1:]  # as upstream looks for it
+    return f"--resume: {last[0]} is of a sparse run" if last and checkpoints.is_sparse(last[0]) else None
 
 
 def script_name(file: str) -> tuple[Host, str] | None:
@@ -61,9 +105,13 @@ def script_name(file: str) -> tuple[Host, str] | None:
     return None
 
 
+def begin(host: Host) -> None:
+    """Note that the runner is about to execute one of this checkout's scripts."""
+    _running.append(host)
+
+
 def attach_script(host: Host, module: ModuleType, name: str) -> None:
     """Wrap the doorways of a script that is about to call its own `main()`."""
-    _running.append(host)
     doorways.attach(host, module, name)
     general = sys.modules.get("utils.general")
     if general is not None and hasattr(general, "imread"):
