@@ -6,7 +6,9 @@ a model hub and more figures for each class. All this is taken back in a copy; e
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -16,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Result, call, command
+
+from yolov5_sparse_plugin.hosts.doorways import MARK
+from yolov5_sparse_plugin.hosts.patchset import undecorated
 
 NAMED = {
     Path(folder).name: Path(folder) for folder in os.environ.get("YOLOV5_CHECKOUT", "").split(os.pathsep) if folder
@@ -93,3 +98,18 @@ def make(name: str, folder: Path) -> None:
             assert count, f"{file.name} has no {pattern!r}: YOLOv5's PyPI package has changed"
         assert not re.search(r"^\s*(from|import) yolov5", text, flags=re.M), file
         file.write_text(text)
+
+
+def upstream(dotted: str, whole: bool = True):
+    """Return the host's own function `train.train`, whatever is wrapped around it."""
+    module, rest = dotted, []
+    while True:
+        try:
+            value = importlib.import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, last = module.rpartition(".")
+            rest.insert(0, last)
+    for name in rest:
+        value = getattr(value, name)
+    return undecorated(inspect.unwrap(getattr(value, MARK, value))) if whole else value

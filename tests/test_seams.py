@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -14,12 +13,11 @@ from types import FunctionType
 
 import pytest
 import yolov5
-from checkouts import OFFLINE, Checkout
+from checkouts import OFFLINE, Checkout, upstream
 from conftest import REPOSITORY, TRUST, call, train_words, yolov5_train
 
 from yolov5_sparse_plugin.errors import HostError
-from yolov5_sparse_plugin.hosts.doorways import MARK
-from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
+from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS, SUPPORTED
 
 REQUIRED = [name for name, seam in SEAMS.items() if seam.required]
@@ -32,7 +30,7 @@ from yolov5_sparse_plugin.hosts.doorways import DOORWAYS
 from yolov5_sparse_plugin.hosts.patchset import present
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 sys.path.insert(0, sys.argv[3])
-from test_seams import upstream
+from checkouts import upstream
 found = {}
 for name, seam in SEAMS.items():
     function = upstream(sys.argv[2] + seam.reader)
@@ -41,21 +39,6 @@ attached = [f"{m}.{d.name}" for m, doors in DOORWAYS.items() for d in doors if m
 missing = [n for n in attached if not hasattr(upstream(sys.argv[2] + n, whole=False), "__yolov5_sparse_original__")]
 print("FOUND" + json.dumps([found, missing]))
 """
-
-
-def upstream(dotted: str, whole: bool = True):
-    """Return the host's own function `train.train`, whatever is wrapped around it."""
-    module, rest = dotted, []
-    while True:
-        try:
-            value = importlib.import_module(module)
-            break
-        except ModuleNotFoundError:
-            module, _, last = module.rpartition(".")
-            rest.insert(0, last)
-    for name in rest:
-        value = getattr(value, name)
-    return undecorated(inspect.unwrap(getattr(value, MARK, value))) if whole else value
 
 
 def look(folder, prefix):
