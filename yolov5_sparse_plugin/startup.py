@@ -28,9 +28,6 @@ class AttachingLoader:
     def __getattr__(self, name):
         return getattr(self._loader, name)
 
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
     def get_code(self, name):
         """Only `python -m` asks: as `__main__` the script would run without us, so it is run as a module."""
         if name not in ("yolov5.train", "yolov5.export", "yolov5.val", "yolov5.detect"):

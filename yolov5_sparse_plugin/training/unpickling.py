@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.errors import CheckpointError, SparsePluginError
 from yolov5_sparse_plugin.hosts.class_tree import own_class
 
 LIBRARIES = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
@@ -184,7 +184,7 @@ def load(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of classes whose source has changed since
                 ckpt = torch.load(file, map_location=map_location, pickle_module=shim, weights_only=False)
-    except CheckpointError:
+    except SparsePluginError:
         raise
     except FileNotFoundError as error:
         raise CheckpointError(f"{file}: there is no such file. Check the path.") from error
