@@ -86,31 +86,20 @@ def test_python_alone_never_trains_dense_what_should_be_sparse(checkout, tmp_pat
 
 def test_python_alone_does_not_resume_a_sparse_run(checkout, trained):
     first = trained.weights / "epoch0.pt"
-    for words, file in (
-        (["--resume"], "exp/weights/last.pt"),
-        (["--resume", first], first),
-        ([f"--resume={first}"], first),
-    ):
+    for words, file in ((["--resume"], "exp/weights/last.pt"), ([f"--resume={first}"], first)):
         run = checkout.run(trained.folder.parent, "train.py", *words, plugin=False, status=2)
         assert f"--resume: {file} is of a sparse run: python alone" in run.output
 
 
-@pytest.mark.parametrize(
-    "script, words, message",
-    [
-        ("train.py", ["--sparse-recipe", "purned", "--epochs", 1], "Did you mean 'pruned'"),
-        ("val.py", ["--weights", "zoo:nobody-has-this"], "zoo:nobody-has-this"),
-    ],
-)
-def test_mistakes_end_in_a_sentence_and_a_status(checkout, tmp_path, shapes, script, words, message):
+def test_mistakes_end_in_a_sentence_and_a_status(checkout, tmp_path, shapes):
     zoo = {"YOLOV5_SPARSE_ZOO_SOURCES": "directory", "YOLOV5_SPARSE_ZOO": str(tmp_path)}
-    run = checkout.run(tmp_path, script, "--data", shapes, *words, status=2, **zoo)
-    assert "yolov5-sparse: error: " in run.output and message in run.output and "Traceback" not in run.output
+    run = checkout.run(tmp_path, "val.py", "--data", shapes, "--weights", "zoo:nobody-has-this", status=2, **zoo)
+    assert "yolov5-sparse: error: " in run.output and "zoo:nobody-has-this" in run.output
+    assert "Traceback" not in run.output
 
 
-@pytest.mark.parametrize("script", ["segment/train.py", "classify/train.py"])
-def test_other_scripts_pass_through_unharmed(checkout, tmp_path, script):
-    found, expected = (checkout.run(tmp_path, script, "--help", plugin=p).output for p in (True, False))
+def test_other_scripts_pass_through_unharmed(checkout, tmp_path):
+    found, expected = (checkout.run(tmp_path, "segment/train.py", "--help", plugin=p).output for p in (True, False))
     assert found == expected and "usage: train.py" in found
 
 
