@@ -22,6 +22,7 @@ from typing import Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin.engine.frozen import leave_out
 from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
 from yolov5_sparse_plugin.errors import PluginError
 from yolov5_sparse_plugin.hosts.log import say
@@ -144,7 +145,14 @@ class TrainingRun:
         return model
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
-        """Wrap the optimizer that the host has just built for `model`; weights are loaded by now."""
+        """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
+        frozen = leave_out(self.schedule, self.model)
+        if frozen:
+            self.say(
+                f"--freeze keeps {len(frozen)} of {len(self._prunable)} prunable layers as they are; the recipe's "
+                "sparsity holds in the others",
+                warn=True,
+            )
         self.optimizer = self.schedule.wrap(
             optimizer, self.model, self.save_dir / "sparseml.log", self.lesson and self.lesson.teacher
         )
