@@ -5,8 +5,19 @@ from __future__ import annotations
 import contextlib
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.training import memory
 from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+
+
+@hookimpl
+def sparse_run_start(run):
+    """Refuse batch norm across processes: SparseML would take it for a layer that is to be quantized."""
+    if run.opt.sync_bn and run.host["RANK"] != -1 and run.schedule.quantization:
+        raise OptionError(
+            f"--sync-bn: {run.schedule.source} quantizes, and SparseML knows BatchNorm2d only. Leave --sync-bn out, or "
+            "train without the QuantizationModifier first and quantize the result in a run of its own."
+        )
 
 
 @hookimpl

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 import torch
 import yaml
 import yolov5
-from conftest import RECIPE, REPOSITORY, call, hyperparameters, results, yolov5_train
+from conftest import RECIPE, REPOSITORY, call, command, hyperparameters, results, yolov5_train
 
 from yolov5_sparse_plugin.recipes_io import RecipeText
 from yolov5_sparse_plugin.training import checkpoints, memory
@@ -130,3 +133,117 @@ def test_a_batch_in_parts_has_a_lower_peak(tmp_path):
     run = call([sys.executable, "-c", PEAK], REPOSITORY / "tests", MALLOC_MMAP_THRESHOLD_="65536")
     start, parts, whole = map(int, run.output.splitlines()[-1].split())
     assert parts - start < 0.5 * (whole - start)
+
+
+# writes down what reaches the model, and how often the host's optimizer steps
+WATCH = """
+import json
+from yolov5_sparse_plugin import hookimpl
+seen = {"batches": [], "parts": [], "steps": 0}
+@hookimpl
+def sparse_model_built(run, model):
+    def count(module, inputs):
+        if run.model.training and run.quantized:
+            seen["parts" if module is run.model.model[0] else "batches"].append(len(inputs[0]))
+    model.register_forward_pre_hook(count)
+    model.model[0].register_forward_pre_hook(count)
+@hookimpl
+def sparse_seams(run):
+    def optimizer(build):
+        def counted(*args, **kwargs):
+            made = build(*args, **kwargs)
+            step = made.step
+            def one(*args, **kwargs):
+                seen["steps"] += 1
+                return step(*args, **kwargs)
+            made.step = one
+            return made
+        return counted
+    return {"optimizer": optimizer}
+@hookimpl
+def sparse_run_end(run, error):
+    with open("seen.json", "w") as file:
+        json.dump(seen, file)
+"""
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory, shapes, recipe, finished):
+    """A run that was interrupted in quantization, of batches of 8, goes on with batches of 2 in parts of 1."""
+    folder = tmp_path_factory.mktemp("lowered")
+    (folder / "watch.py").write_text(WATCH)
+    words = ["--batch-size", 2, "--sparse-qat-batch-size", 1, "--epochs", 9, "--sparse-hooks", "watch.py"]
+    return interrupted(finished, "epoch3.pt", folder, *words)
+
+
+def interrupted(finished, checkpoint, folder, *words):
+    """Put a checkpoint where an interrupted run would have left it, and resume it."""
+    run = folder / "runs" / "exp"
+    (run / "weights").mkdir(parents=True)
+    os.link(finished.weights / checkpoint, run / "weights" / "last.pt")
+    text = (finished.folder / "opt.yaml").read_text()
+    (run / "opt.yaml").write_text(text.replace("save_dir: runs/exp", f"save_dir: {run}"))
+    return call([command("yolov5"), "train", "--resume", run / "weights" / "last.pt", *words], folder)
+
+
+def test_a_resumed_run_takes_a_smaller_batch(lowered, finished):
+    """32 pictures in batches of 2, accumulated as upstream does at that size: its 64 images a step, warm-up included."""
+    seen = json.loads((lowered.folder.parent.parent / "seen.json").read_text())
+    assert seen["batches"] == [2] * 16
+    last, steps = -1, 0
+    for batch in range(4 * 16, 5 * 16):
+        if batch - last >= max(1, round(1 + 31 * batch / 100)):
+            last, steps = batch, steps + 1
+    assert seen["steps"] == steps
+    assert results(lowered)["epoch"] == [4] and results(lowered)["sparse/phase"] == [3]
+    rate = 0.01 * (0.2 * 0.99 + 0.01)  # upstream's linear schedule in the last of 5 epochs
+    assert results(lowered)["x/lr1"] == [pytest.approx(rate * 79 / 100, rel=1e-3)]
+    opt = yaml.safe_load((lowered.folder / "opt.yaml").read_text())
+    assert opt["batch_size"] == 2 and opt["sparse_qat_batch_size"] == 1 and opt["epochs"] == 5
+    part = checkpoints.read(lowered.weights / "last.pt")["sparse"]
+    assert part["sparsity"] == pytest.approx(0.6, abs=1e-4) and part["epoch"] == 5
+
+
+def test_what_a_resumed_run_does_not_follow_is_said(lowered):
+    assert "--epochs 9: a resumed run keeps what its opt.yaml says, 5; of YOLOv5's own options only" in lowered.output
+    assert lowered.output.count("a resumed run keeps") == 1
+
+
+def test_a_quantized_run_that_is_resumed_keeps_one_image_at_a_time(lowered):
+    assert json.loads((lowered.folder.parent.parent / "seen.json").read_text())["parts"] == [1] * 2 * 16
+    assert "because --sparse-qat-batch-size keeps those of 1 images at a time" in lowered.output
+
+
+def test_parts_begin_with_quantization_and_a_teacher_sees_whole_batches(tmp_path, shapes, recipe, finished):
+    (tmp_path / "watch.py").write_text(WATCH)
+    words = ["--sparse-recipe-args", "num_epochs=2,pruning_end_epoch=1.5,quantization_start_epoch=1"]
+    words += ["--sparse-qat-batch-size", 3, "--sparse-teacher", "self", "--sparse-hooks", "watch.py"]
+    start = finished.weights / "best_pruned.pt"
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, *words, weights=start)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert seen["batches"] == [8] * 3  # the first of four batches is the one that quantization starts in
+    # forwards of each batch's parts, then backwards again: all but the last
+    assert seen["parts"] == [3, 3, 2, 3, 3] * 3
+    assert re.search(r"from epoch 1 on, a batch of 8 images of 64 px keeps about \d+ MB of activations, 0\.\d+ times as "
+                     r"much as before, because --sparse-qat-batch-size keeps those of 3 images", run.output)  # fmt: skip
+    assert results(run)["sparse/phase"] == [0, 3]
+    assert all(value > 0 for value in results(run)["sparse/distillation"])
+    assert checkpoints.read(run.weights / "best.pt")["sparse"]["sparsity"] == pytest.approx(0.6, abs=1e-4)
+
+
+def test_the_memory_that_quantization_takes_is_said_before_the_run(finished):
+    said = re.search(
+        r"from epoch 3 on, a batch of 8 images of 64 px keeps about (\d+) MB of activations, (1\.\d+) times as much",
+        finished.output,
+    )
+    assert said and int(said[1]) > 10
+    assert finished.output.index(said[0]) < finished.output.index("Starting training")
+
+
+def test_a_batch_size_for_quantization_needs_quantization(tmp_path, shapes, prune_two):
+    words = ["--sparse-recipe", prune_two, "--sparse-qat-batch-size"]
+    run = yolov5_train(tmp_path, shapes, *words, 2, status=2)
+    assert "--sparse-qat-batch-size 2: " in run.output and "prune_two.yaml does not quantize" in run.output
+    run = yolov5_train(tmp_path, shapes, *words, 0, status=2)
+    assert "--sparse-qat-batch-size: expected 1 or more images, got 0." in run.output
+    assert not (tmp_path / "runs").exists()
