@@ -125,7 +125,7 @@ def freeze(run: Run) -> str:
     kept = {name: value for name, value in before.half().named_parameters() if int(name.split(".")[1]) < 10}
     now = dict(after.named_parameters())
     assert len(kept) == 99 and all(torch.equal(value, now[name]) for name, value in kept.items())
-    assert "--freeze keeps 27 of 60 prunable layers as they are" in run.output
+    assert "--freeze keeps 33 of 60 prunable layers as they are" in run.output
     for name, sparsity in run.ckpt("last.pt")["sparse"]["layers"].items():
         weight = now[name]
         assert sparsity == pytest.approx(0 if name in kept else 0.6, abs=1 / weight.numel() + 1e-3), name
@@ -286,9 +286,7 @@ CASES = {
     "cache_disk": Case("`--cache disk`", cache_disk, {"cache": "disk"}),
     "rect": Case("`--rect`", rect, {"rect": True}),
     "single_cls": Case("`--single-cls`, from weights of 3 classes", single_cls, {"single_cls": True}, start="dense"),
-    "classes": Case(
-        "3 classes, from sparse weights of 80", classes, recipe=HELD, sparsity="69 %", start="sparse80"
-    ),
+    "classes": Case("3 classes, from sparse weights of 80", classes, recipe=HELD, sparsity="70 %", start="sparse80"),
     "image_weights": Case("`--image-weights`", image_weights, {"image_weights": True}),
     "quad": Case("`--quad`", quad, {"quad": True}),
     "cos_lr": Case("`--cos-lr`", cos_lr, {"cos_lr": True, "epochs": 3}, args={"num_epochs": 3}),
@@ -405,9 +403,10 @@ def train(tmp_path_factory, data, starts, worsening) -> Callable[..., Run]:
             yolov5.train.LOGGER.removeHandler(handler)
         seen = project / name / "seen.jsonl"
         entries = [json.loads(line) for line in seen.read_text().splitlines()] if seen.exists() else []
-        return Run(project / name, "\n".join(lines), entries, start)
+        run.made[name] = Run(project / name, "\n".join(lines), entries, start)
+        return run.made[name]
 
-    run.project = project
+    run.project, run.made = project, {}
     return run
 
 
@@ -530,15 +529,14 @@ def test_option(name, train, alone, table, tmp_path):
 
 
 def test_every_run_starts_from_the_same_state(train):
-    """Two runs with the same seed, others between them, are the same run; with another seed it is another."""
-    first, between = train("first", CASES["baseline"]), train("between", CASES["adam"], seed=1)
-    again, other = train("again", CASES["baseline"]), train("other", CASES["baseline"], seed=1)
+    """A run, and once more with the same seed after others, are one; with another seed it is another."""
+    first = train.made.get("baseline") or train("first", CASES["baseline"])
+    other, again = train("other", CASES["adam"], seed=1, optimizer="SGD"), train("again", CASES["baseline"])
     weights = [
         torch.cat([p.flatten() for p in run.ckpt("last.pt")["model"].parameters()]) for run in (first, again, other)
     ]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    assert first.columns == again.columns
-    assert between.columns["sparse/phase"] == other.columns["sparse/phase"] == [1, 3]
+    assert first.columns == again.columns and first.columns["sparse/phase"] == other.columns["sparse/phase"]
 
 
 def refusal(train, name: str, case: Case, **more: Any) -> str:

@@ -29,29 +29,32 @@ def told(run: TrainingRun, error: BaseException) -> BaseException:
             "speaks of. Nothing was trained."
         )
     try:
-        check_finite(run)  # NaN makes quantizers and masks fail before the epoch is over
+        check_finite(run, run.completed + 1)  # NaN makes quantizers and masks fail before the epoch is over
     except TrainingError as cause:
         return cause
     return error
 
 
-def check_finite(run: TrainingRun) -> None:
+def check_finite(run: TrainingRun, epoch: int) -> None:
     """Refuse to validate and to save a model with NaN in it, which no further epoch mends.
 
     Upstream goes on, and writes it over the last good checkpoint.
 
+    Args:
+        epoch: the one that it happened in, from 1 on.
+
     Raises:
         TrainingError: naming the epoch and the first weight.
     """
-    for name, value in run.twin.state(run.model).items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            break
-    else:
+    buffers = [(name, value) for name, value in run.model.named_buffers() if "running_" in name]  # not observers' ±inf
+    state = [*run.model.named_parameters(), *buffers]
+    name = next((name for name, value in state if not torch.isfinite(value).all()), None)
+    if name is None:
         return
     last = run.save_dir / "weights" / "last.pt"
-    kept = f"{last} is from the epoch before" if last.is_file() else "There is no checkpoint yet"
+    kept = f"Nothing was written over {last}" if last.is_file() else "There is no checkpoint yet"
     raise TrainingError(
-        f"{run.schedule.source}: the loss has diverged: {name} is not finite any more in epoch {max(run.completed, 1)} "
-        f"of {run.epochs} ({run.phase}). {kept}; nothing was written over it. Lower the learning rate (lr0 in --hyp, "
+        f"{run.schedule.source}: the loss has diverged: {name} is not finite any more in epoch "
+        f"{epoch} of {run.epochs} ({run.phase}). {kept}. Lower the learning rate (lr0 in --hyp, "
         "or the recipe's), and look for broken labels."
     )

@@ -1,7 +1,7 @@
 """What quantization-aware training costs in memory: said before the run, and lowered by `--sparse-qat-batch-size`.
 
-A forward pass keeps activations for the backward pass. Fake quantization adds to them, and mixed precision, which halves
-them on a GPU, ends where it starts: a batch that fits before may not fit from then on.
+A forward pass keeps activations for the backward pass. Fake quantization adds to them, and mixed precision, which
+halves them on a GPU, ends where it starts: a batch that fits before may not fit from then on.
 """
 
 from __future__ import annotations

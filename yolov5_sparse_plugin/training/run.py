@@ -198,7 +198,7 @@ class TrainingRun:
         self.clock.settle()
         self.completed += 1
         self.optimizer.tick(float(self.completed))
-        check_finite(self)
+        check_finite(self, self.completed)
         self._update_phase()
         if self.ema is not None:
             self.ema.mask()
