@@ -92,7 +92,7 @@ OPTIONS = (
         images,
         "N",
         "once quantization has started, keep the activations of N images at a time: less memory for the same batches, "
-        "for up to a third more time",
+        "for more time (half a batch: half the memory, a quarter more time)",
     ),
     Option(
         "data_path",
