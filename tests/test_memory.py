@@ -1,4 +1,4 @@
-"""Quantization needs memory: it is said before the run, and --sparse-qat-batch-size lowers it without another result."""
+"""Quantization needs memory: it is said before the run, and --sparse-qat-batch-size lowers it, not the result."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import yaml
 import yolov5
 from conftest import RECIPE, REPOSITORY, call, command, hyperparameters, results, yolov5_train
 
+from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 from yolov5_sparse_plugin.training import checkpoints, memory
 from yolov5_sparse_plugin.training.residual import make_adds_quantizable
@@ -234,9 +236,8 @@ def test_the_memory_that_quantization_takes_is_said_before_the_run(finished):
 
 
 def test_a_batch_size_for_quantization_needs_quantization(tmp_path, shapes, prune_two):
-    words = ["--sparse-recipe", prune_two, "--sparse-qat-batch-size"]
-    run = yolov5_train(tmp_path, shapes, *words, 2, status=2)
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, "--sparse-qat-batch-size", 2, status=2)
     assert "--sparse-qat-batch-size 2: " in run.output and "prune_two.yaml does not quantize" in run.output
-    run = yolov5_train(tmp_path, shapes, *words, 0, status=2)
-    assert "--sparse-qat-batch-size: expected 1 or more images, got 0." in run.output
     assert not (tmp_path / "runs").exists()
+    with pytest.raises(OptionError, match="--sparse-qat-batch-size: expected 1 or more images, got 0"):
+        options.resolve({"sparse_qat_batch_size": 0}, environ={}, cwd=tmp_path)

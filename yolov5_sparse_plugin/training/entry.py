@@ -60,8 +60,9 @@ def take_over(opt: Any, typed: dict[str, Any], log: Any) -> None:
     if "batch_size" in typed:
         opt.batch_size = int(typed["batch_size"])
     recorded = vars(opt)
-    for name in sorted(set(typed) & set(recorded) - {"resume", "weights", "cfg", "batch_size"}):
-        if str(typed[name]) != str(recorded[name]):
+    for name in sorted(set(typed) & set(recorded) - {"resume", "weights", "cfg", "hyp", "batch_size"}):
+        both = {str(typed[name]), str(recorded[name])}
+        if len({str(Path(value).resolve()) for value in both}) > 1:  # a path may have been relative
             log.warning(
                 f"WARNING ⚠️ sparse: --{name.replace('_', '-')} {typed[name]}: a resumed run keeps what its opt.yaml "
                 f"says, {recorded[name]!r}; of YOLOv5's own options only --batch-size can change"
