@@ -20,7 +20,8 @@ import sys
 import time
 from pathlib import Path
 
-VARIANTS = ("plain", "pruning", "quantized", "quantized, SparseML's FakeQuantize")
+# quantized, 8: with --sparse-qat-batch-size 8
+VARIANTS = ("plain", "pruning", "quantized", "quantized, SparseML's FakeQuantize", "quantized, 8", "quantized, 4")
 RECIPE = """
 modifiers:
   - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1000.0}
@@ -59,6 +60,7 @@ def build(variant: str, img: int, batch: int):
     if variant != "plain":
         from yolov5_sparse_plugin.engine import compat, sparseml
         from yolov5_sparse_plugin.recipes_io import RecipeText
+        from yolov5_sparse_plugin.training.memory import split_batches
         from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
         compat.TorchQuantization.FakeQuantize = (
@@ -69,6 +71,8 @@ def build(variant: str, img: int, batch: int):
             make_adds_quantizable(model)
         optimizer = sparseml.Schedule.load(RecipeText(text, "benchmark")).wrap(optimizer, model, None)
         optimizer.bind(13)
+        if variant[-1].isdigit():
+            split_batches(model, int(variant[-1]))
     loss = ComputeLoss(model)
     images = torch.rand(batch, 3, img, img)
     targets = torch.rand(batch * 13, 6)

@@ -7,6 +7,12 @@ from yolov5_sparse_plugin.training.phases import PhaseFitness
 
 
 @hookimpl
+def sparse_run_start(run):
+    if run.opt.cos_lr and run.schedule.owns_learning_rate(run.epochs):
+        run.say("the recipe sets the learning rate, --cos-lr only what is before its first modifier", warn=True)
+
+
+@hookimpl
 def sparse_seams(run):
     def scheduler(build):
         def yielding(*args, **kwargs):

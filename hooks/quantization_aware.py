@@ -1,11 +1,23 @@
-"""Train with quantization: adds that quantizers can reach, no mixed or half precision once they are there."""
+"""Train with quantization: adds that quantizers can reach, no mixed or half precision, the memory that it takes."""
 
 from __future__ import annotations
 
 import contextlib
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.errors import OptionError
+from yolov5_sparse_plugin.training import memory, ranks
 from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+
+
+@hookimpl
+def sparse_run_start(run):
+    """Refuse batch norm across processes: SparseML would take it for a layer that is to be quantized."""
+    if run.opt.sync_bn and ranks.several(run.host) and run.schedule.quantization:
+        raise OptionError(
+            f"--sync-bn: {run.schedule.source} quantizes, and SparseML knows BatchNorm2d only. Leave --sync-bn out, or "
+            "train without the QuantizationModifier first and quantize the result in a run of its own."
+        )
 
 
 @hookimpl
@@ -16,6 +28,15 @@ def sparse_model_built(run, model):
 
 @hookimpl
 def sparse_seams(run):
+    def dataloader(create):
+        def announced(*args, **kwargs):
+            loader = create(*args, **kwargs)
+            if kwargs.get("augment") and run.schedule.quantization:  # of the training set
+                memory.announce(run, loader[0].batch_size)
+            return loader
+
+        return announced
+
     def validate(upstream):
         def at_full_precision(*args, **kwargs):
             if run.quantized:
@@ -30,4 +51,10 @@ def sparse_seams(run):
 
         return until_quantized
 
-    return {"validate": validate, "autocast": autocast}
+    return {"dataloader": dataloader, "validate": validate, "autocast": autocast}
+
+
+@hookimpl
+def sparse_phase_changed(run, before, after):
+    if run.quantized and run.options.qat_batch_size:
+        memory.split_batches(run.model, run.options.qat_batch_size)

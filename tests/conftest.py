@@ -94,6 +94,10 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**kept, **THREADS, **extra}  # YOLOv5 changes OMP_NUM_THREADS in the process that imports it
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-compatibility", action="store_true", help="write docs/compatibility.md anew")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """Spread the suite over the cores, test by test; a run of single files, or with -n, is left as it was asked for."""

@@ -50,18 +50,18 @@ def main() -> None:
     from yolov5.utils import torch_utils
     from yolov5.utils.callbacks import Callbacks
 
-    from yolov5_sparse_plugin.hosts import pip_package
+    from yolov5_sparse_plugin.hosts import doorways
 
     written = sys.argv.pop(1)
     barrier = torch.distributed.barrier
     torch.distributed.barrier = lambda device_ids=None: barrier()
     torch_utils.DDP = lambda model, device_ids, output_device, **kwargs: DistributedDataParallel(model, **kwargs)
-    upstream = getattr(yolov5.train.train, pip_package.MARK)
+    upstream = getattr(yolov5.train.train, doorways.MARK)
     tree = ast.increment_lineno(ast.parse(inspect.getsource(upstream)), upstream.__code__.co_firstlineno - 1)
     lifted = OnTheCpu()
     exec(compile(lifted.visit(tree), upstream.__code__.co_filename, "exec"), yolov5.train.__dict__)
     assert lifted.found == 1, "upstream asks otherwise than 'cuda and RANK != -1'"
-    train = pip_package.train(yolov5.train.__dict__["train"])
+    train = doorways.train(yolov5.train.__dict__["train"])
 
     torch.distributed.init_process_group("gloo")
     opt = yolov5.train.parse_opt(True)

@@ -84,6 +84,7 @@ def two(once, shapes, recipe, finished):
         (cwd / "recording.py").write_text(RECORDING)
         teacher = finished.weights / "best_dense.pt"
         words = ["--sparse-recipe", recipe, "--sparse-teacher", teacher, "--sparse-hooks", "recording.py"]
+        words += ["--sparse-qat-batch-size", 2]  # of the four that each rank has in a batch
         printed = together(cwd, *words_for(shapes, *words), status=-9, DIES_AT="4.5")
         for rank in RANKS:
             (cwd / f"written{rank}.json").unlink(missing_ok=True)

@@ -186,16 +186,6 @@ def test_python_call_and_options_are_plain_values(recorded):
     assert yaml.safe_load((run.folder / "opt.yaml").read_text())["sparse_recipe"].startswith("modifiers:")
 
 
-def test_early_stopping_waits_for_the_recipe(tmp_path, shapes, recipe, worsening):
-    """Patience 1 would end a run that gets worse after its second epoch; quantization starts after the third."""
-    words = ["--sparse-recipe", recipe, "--sparse-hooks", worsening, "--patience", 1]
-    run = yolov5_train(tmp_path, shapes, *words, "--sparse-recipe-args", "num_epochs=9")
-    assert results(run)["epoch"] == [0, 1, 2, 3, 4]
-    assert results(run)["sparse/phase"] == [0, 1, 1, 3, 3]
-    ckpt = checkpoints.read(run.weights / "best.pt")
-    assert ckpt["sparse"]["phase"] == "pruned_quantized"
-
-
 def test_recipe_arguments_change_the_run(tmp_path, shapes, recipe):
     args = "num_epochs=2,pruning_end_epoch=1.5,quantization_start_epoch=1.5,final_sparsity=0.3"
     run = yolov5_train(tmp_path, shapes, "--recipe", recipe, "--recipe-args", args)

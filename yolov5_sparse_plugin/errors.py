@@ -24,6 +24,10 @@ class CheckpointError(SparsePluginError):
     """A weights file is missing, is not a checkpoint, or does not fit what was asked."""
 
 
+class TrainingError(SparsePluginError):
+    """A run cannot begin, or cannot go on; the checkpoints of its epochs before are what they were."""
+
+
 class HostError(SparsePluginError):
     """This YOLOv5 lacks a name that the plugin needs; nothing was changed."""
 

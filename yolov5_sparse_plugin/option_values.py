@@ -74,6 +74,12 @@ def whole(value: Any, name: str) -> int:
     return int(value)
 
 
+def images(value: Any, name: str) -> int:
+    if whole(value, name) < 1:
+        raise OptionError(f"{name}: expected 1 or more images, got {value!r}.")
+    return int(value)
+
+
 def steps(value: Any, name: str) -> int | None:
     """A count of batches; -1 leaves it to upstream, as the predecessor's option had it."""
     if str(value) == "-1":

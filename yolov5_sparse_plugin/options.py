@@ -19,6 +19,7 @@ from yolov5_sparse_plugin.errors import OptionError, nearest
 from yolov5_sparse_plugin.option_values import (
     TARGETS,
     ZOO_SOURCES,
+    images,
     mapping,
     seconds,
     sources,
@@ -86,6 +87,13 @@ OPTIONS = (
         "N",
         "step the optimizer every N batches; upstream accumulates 64 images, whatever the batch size",
         aliases=("gradient_accum_steps",),
+    ),
+    Option(
+        "qat_batch_size",
+        images,
+        "N",
+        "once quantization has started, keep the activations of N images at a time: less memory for the same batches, "
+        "for more time (half a batch: half the memory, a quarter more time)",
     ),
     Option(
         "data_path",
@@ -189,6 +197,7 @@ class SparseOptions:
         recipe_args: overrides of the recipe's root variables.
         teacher: checkpoint to distill from; None: no distillation.
         gradient_accum_steps: batches in one step of the optimizer; None: upstream decides.
+        qat_batch_size: images whose activations quantization-aware training keeps at a time; None: a whole batch.
         data_path: folder that takes the place of the data set's `path`.
         log_dir: folder for what loggers write.
         hooks: Python files with hooks of the user's.
@@ -205,6 +214,7 @@ class SparseOptions:
     recipe_args: dict[str, Any] = field(default_factory=dict)
     teacher: str | None = None
     gradient_accum_steps: int | None = None
+    qat_batch_size: int | None = None
     data_path: str | None = None
     log_dir: str | None = None
     hooks: list[str] = field(default_factory=list)

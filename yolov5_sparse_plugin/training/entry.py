@@ -36,6 +36,8 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve(typed, recorded)
     else:
         chosen = options.resolve({**typed, **on_opt})
+    if opt.resume and asks(chosen):
+        take_over(opt, typed, upstream.__globals__["LOGGER"])
     if chosen.gradient_accum_steps:
         upstream = accumulating(upstream, chosen, opt)
     if chosen.data_path:
@@ -48,6 +50,23 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
             return upstream(hyp, opt, device, callbacks)
     with checkpoints.whole_pickles(chosen.trust_pickle):
         return sparse(upstream, hyp, opt, device, callbacks, chosen, typed)
+
+
+def take_over(opt: Any, typed: dict[str, Any], log: Any) -> None:
+    """Let a resumed run go on with the batch size that was typed, and say what else of upstream's it does not follow.
+
+    Upstream's `main` has put the recorded options in place of what was typed.
+    """
+    if "batch_size" in typed:
+        opt.batch_size = int(typed["batch_size"])
+    recorded = vars(opt)
+    for name in sorted(set(typed) & set(recorded) - {"resume", "weights", "cfg", "hyp", "batch_size"}):
+        both = {str(typed[name]), str(recorded[name])}
+        if len({str(Path(value).resolve()) for value in both}) > 1:  # a path may have been relative
+            log.warning(
+                f"WARNING ⚠️ sparse: --{name.replace('_', '-')} {typed[name]}: a resumed run keeps what its opt.yaml "
+                f"says, {recorded[name]!r}; of YOLOv5's own options only --batch-size can change"
+            )
 
 
 def sparse(
@@ -181,4 +200,11 @@ def prepare(
         opt.sparse_hooks = [str(Path(file).resolve()) for file in chosen.hooks]
     if chosen.log_dir:
         opt.sparse_log_dir = str(Path(chosen.log_dir).resolve())
+    if chosen.qat_batch_size:
+        if not schedule.quantization:
+            raise OptionError(
+                f"{chosen.asked('qat_batch_size')}: {schedule.source} does not quantize. Leave it out, or lower "
+                "--batch-size."
+            )
+        opt.sparse_qat_batch_size = chosen.qat_batch_size
     return TrainingRun(upstream, chosen, schedule, opt, hooks, resumed)

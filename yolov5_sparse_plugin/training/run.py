@@ -22,15 +22,17 @@ from typing import Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin.engine.frozen import leave_out
 from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
 from yolov5_sparse_plugin.errors import PluginError
-from yolov5_sparse_plugin.hosts import current
+from yolov5_sparse_plugin.hosts import current, noval
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import phases, randomness, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock
+from yolov5_sparse_plugin.training.failures import check_finite, told
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
 
@@ -38,6 +40,7 @@ class TrainingRun:
     """State of a run.
 
     Attributes:
+        train: the host's function.
         options, schedule: what the user asked for and what the recipe makes of it.
         opt: upstream's, as `train()` got them.
         resumed: the sparse part of the checkpoint that is being resumed, None for a new run.
@@ -48,7 +51,7 @@ class TrainingRun:
         loader: the training set's.
         quantized: whether `model` has quantizers.
         phase: see `training.phases`.
-        epochs: length of the run. completed: epochs that are over.
+        epochs: length of the run. completed: epochs that are over. begun: whether a batch has started.
         lesson: between the teacher and this model, a `training.distillation.Lesson`; None without a teacher.
         metrics: of the latest validation: precision, recall, mAP50, mAP50-95; None before the first.
     """
@@ -62,7 +65,7 @@ class TrainingRun:
         hooks: Any,
         resumed: dict[str, Any] | None = None,
     ):
-        self._train = train
+        self.train = train
         self.options, self.schedule, self.opt = options, schedule, opt
         self.hook = hooks.hook
         self.resumed = resumed
@@ -77,6 +80,7 @@ class TrainingRun:
         self.quantized = False
         self.phase = "dense"
         self.completed = 0
+        self.begun = False
         self.metrics: list[float] | None = None
         self.lesson: Any = None
         self._prunable: dict[str, torch.nn.Parameter] = {}
@@ -86,7 +90,7 @@ class TrainingRun:
     @property
     def host(self) -> dict[str, Any]:
         """The host's namespace: the globals of its `train()`."""
-        return self._train.__globals__
+        return self.train.__globals__
 
     def say(self, message: str, warn: bool = False) -> None:
         say(self.host, message, warn)
@@ -95,15 +99,17 @@ class TrainingRun:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
         error: BaseException | None = None
         self.hook.sparse_run_start(run=self)
-        patches = PatchSet(self._train, self._wrappers(), current.host().title)
+        patches = PatchSet(self.train, self._wrappers(), current.host().title)
         try:
-            with self._registered(callbacks), patches:
-                result = self._train(hyp, self.opt, device, callbacks)
+            with self._registered(callbacks), noval.mended(self.train, self.opt, callbacks), patches:
+                result = self.train(hyp, self.opt, device, callbacks)
             patches.require_called(ranks.leads(self.host))
             return result
         except BaseException as caught:
-            error = caught
-            raise
+            error = told(self, caught)
+            if error is caught:
+                raise
+            raise error from caught
         finally:
             if self.model is not None:
                 self.schedule.close(self.model)
@@ -149,7 +155,14 @@ class TrainingRun:
         return model
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
-        """Wrap the optimizer that the host has just built for `model`; weights are loaded by now."""
+        """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
+        frozen = leave_out(self.schedule, self.model)
+        if frozen:
+            self.say(
+                f"--freeze keeps {len(frozen)} of {len(self._prunable)} prunable layers as they are; the recipe's "
+                "sparsity holds in the others",
+                warn=True,
+            )
         log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
         self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
         self.optimizer.stepped = self.clock.stepped
@@ -185,6 +198,7 @@ class TrainingRun:
             randomness.restore(self.resumed["random"], self.loader, self.completed)
 
     def start_batch(self) -> None:
+        self.begun = True
         self.clock.start_batch()
         if self.quantized:
             ranks.share_quantizers(self.model)
@@ -195,6 +209,7 @@ class TrainingRun:
         self.clock.settle()
         self.completed += 1
         self.optimizer.tick(float(self.completed))
+        check_finite(self, self.completed)
         self._update_phase()
         if self.ema is not None:
             self.ema.mask()

@@ -1,0 +1,60 @@
+"""What ends a run early, in plain words: it cannot begin, or its weights are no longer numbers."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+
+from yolov5_sparse_plugin.errors import SparsePluginError, TrainingError
+
+if TYPE_CHECKING:
+    from yolov5_sparse_plugin.training.run import TrainingRun
+
+# how upstream refuses data and options: an assertion, or an exception of no particular class
+REFUSALS = (AssertionError, Exception, FileNotFoundError)
+
+
+def told(run: TrainingRun, error: BaseException) -> BaseException:
+    """Return the error of the plugin's that says why `run` ended, or `error` itself where there is nothing to add."""
+    if isinstance(error, SparsePluginError) or not isinstance(error, Exception):
+        return error
+    if not run.begun:
+        if type(error) not in REFUSALS or not str(error):
+            return error
+        words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0].strip().rstrip(".")
+        return TrainingError(
+            f"--data {run.opt.data}: YOLOv5 cannot begin this run: {words}. Mend the data set, or the option that it "
+            "speaks of. Nothing was trained."
+        )
+    try:
+        check_finite(run, run.completed + 1)  # NaN makes quantizers and masks fail before the epoch is over
+    except TrainingError as cause:
+        return cause
+    return error
+
+
+def check_finite(run: TrainingRun, epoch: int) -> None:
+    """Refuse to validate and to save a model with NaN in it, which no further epoch mends.
+
+    Upstream goes on, and writes it over the last good checkpoint.
+
+    Args:
+        epoch: the one that it happened in, from 1 on.
+
+    Raises:
+        TrainingError: naming the epoch and the first weight.
+    """
+    buffers = [(name, value) for name, value in run.model.named_buffers() if "running_" in name]  # not observers' ±inf
+    state = [*run.model.named_parameters(), *buffers]
+    name = next((name for name, value in state if not torch.isfinite(value).all()), None)
+    if name is None:
+        return
+    last = run.save_dir / "weights" / "last.pt"
+    kept = f"Nothing was written over {last}" if last.is_file() else "There is no checkpoint yet"
+    raise TrainingError(
+        f"{run.schedule.source}: the loss has diverged: {name} is not finite any more in epoch "
+        f"{epoch} of {run.epochs} ({run.phase}). {kept}. Lower the learning rate (lr0 in --hyp, "
+        "or the recipe's), and look for broken labels."
+    )
