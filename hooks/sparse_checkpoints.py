@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin import atomic, hookimpl
 from yolov5_sparse_plugin.summary import print_table
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.training import checkpoints, ranks
 from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness
 
 
 @hookimpl
 def sparse_seams(run):
     def save(torch_save):
+        if ranks.leads(run.host):
+            atomic.sweep(run.save_dir / "weights")
+
         def packed(ckpt, file):
             run.hook.sparse_pack(run=run, ckpt=ckpt)
             checkpoints.save_atomically(torch_save, ckpt, file)

@@ -135,27 +135,6 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, pru
     assert not checkpoints.is_sparse(tmp_path / "runs" / "b" / "weights" / "last.pt")
 
 
-def test_an_exception_restores_the_host(tmp_path, shapes, prune_two):
-    (tmp_path / "broken.py").write_text(
-        "from yolov5_sparse_plugin import hookimpl\n"
-        "@hookimpl\ndef sparse_epoch_end(run, epoch):\n    raise ValueError('as intended')\n"
-    )
-    code = f"""
-        import yolov5.train as t
-        before = dict(vars(t))
-        try:
-            t.run(data={str(shapes)!r}, weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=16, device="cpu",
-                  workers=0, noplots=True, noautoanchor=True, project="runs", sparse_recipe={str(prune_two)!r},
-                  sparse_hooks="broken.py")
-        except Exception as error:
-            print("RAISED", type(error).__name__, error)
-        print("CHANGED", [n for n in before if vars(t)[n] is not before[n]])
-    """
-    output = run_python(["-c", textwrap.dedent(code)], tmp_path).output
-    assert "RAISED PluginError ValueError in hook sparse_epoch_end" in output and "broken" in output
-    assert "CHANGED []" in output
-
-
 def test_python_m_yolov5_train_is_served(tmp_path, shapes, prune_two):
     words = train_words(shapes, "--sparse-recipe", prune_two)
     run = run_python(["-m", "yolov5.train", *words[1:]], tmp_path)

@@ -196,20 +196,6 @@ def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
     assert not torch.equal(before["model.1.conv.weight"], after["model.1.conv.weight"])
 
 
-def test_resume_goes_on_where_the_run_was(tmp_path, shapes, recipe, finished):
-    """Interrupted inside quantization: structure, masks, clock and phase come back, and the run ends as planned."""
-    folder = tmp_path / "runs" / "exp"
-    (folder / "weights").mkdir(parents=True)
-    os.link(finished.weights / "epoch3.pt", folder / "weights" / "last.pt")
-    text = (finished.folder / "opt.yaml").read_text().replace(str(finished.folder), str(folder))
-    (folder / "opt.yaml").write_text(text.replace("save_dir: runs/exp", f"save_dir: {folder}"))
-    run = call([command("yolov5"), "train", "--resume", folder / "weights" / "last.pt"], tmp_path)
-    assert "Resuming training" in run.output
-    assert results(run)["epoch"] == [4] and results(run)["sparse/phase"] == [3]
-    part = checkpoints.read(folder / "weights" / "last.pt")["sparse"]
-    assert part["sparsity"] == pytest.approx(0.6, abs=1e-4) and part["epoch"] == 5
-
-
 @pytest.mark.parametrize("patience", [1, 2])
 def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, worsening, patience):
     """Whatever the epoch at which it stops: the predecessor wrote `epoch: -1` as soon as stopping was possible."""

@@ -133,7 +133,16 @@ def name_the_hook(outcome, hook_name, hook_impls, kwargs) -> None:
         return
     if not getattr(error, "_sparse_hook", None):
         error._sparse_hook = hook_name
-        names = ", ".join(impl.plugin_name for impl in reversed(hook_impls))
-        message = f"{type(error).__name__} in hook {hook_name} (plugins: {names}): {error}"
+        message = f"{type(error).__name__} in hook {hook_name} of {culprit(error, hook_impls)}: {error}"
         outcome.force_exception(PluginError(message).with_traceback(error.__traceback__))
         outcome.exception.__cause__ = error
+
+
+def culprit(error: BaseException, hook_impls) -> str:
+    """Return the name of the plugin in whose hook an exception was raised."""
+    plugins = {impl.function.__code__: impl.plugin_name for impl in hook_impls}
+    traceback, found = error.__traceback__, "a plugin"
+    while traceback is not None:
+        found = plugins.get(traceback.tb_frame.f_code, found)
+        traceback = traceback.tb_next
+    return found

@@ -120,6 +120,9 @@ class Run:
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    def half_written(self) -> set[str]:
+        return {file.name for file in self.weights.glob(".*.tmp")}
+
     def output(self) -> str:
         return (self.folder / "output.txt").read_text().replace("\r", "\n")[-3000:]
 
@@ -138,26 +141,25 @@ class Run:
 
 def kill(run: Run, moment: float, writing: bool, chance: random.Random) -> str:
     """Start the run; kill it about when its clock says `moment`, or while it next writes a checkpoint after that."""
-    process, seen = run.start(), len(run.records())
+    process, seen, left = run.start(), len(run.records()), run.half_written()
     while process.poll() is None:
         if any(r["kind"] == "batch" and r["clock"] >= moment for r in run.records()[seen:]):
             break
         time.sleep(0.002)
     if writing:
-        while process.poll() is None and not any(run.weights.glob(".*.tmp")):
+        while process.poll() is None and not run.half_written() - left:
             pass
-        time.sleep(chance.uniform(0, 0.01))
+        time.sleep(chance.uniform(0, 0.02))
     else:
         time.sleep(chance.uniform(0, 0.5))
-    half = [file.name.split(".")[1] + ".pt" for file in run.weights.glob(".*.tmp")]
     process.send_signal(signal.SIGKILL)
     if process.wait() not in (0, -signal.SIGKILL):
         raise Broken(f"the run ended by itself with status {process.returncode}:\n{run.output()}")
     if process.returncode == 0:
         return "it had ended"
     last = run.records()[-1]
-    left = [file.name.split(".")[1] + ".pt" for file in run.weights.glob(".*.tmp")]
-    doing = f"writing {left[0]}" if left else "having written" if half else f"after {last['kind']}"
+    half = [name.split(".")[1] + ".pt" for name in run.half_written() - left]
+    doing = f"writing {half[0]}" if half else f"after {last['kind']}"
     return f"clock {last['clock']:.2f} {last['phase']:16} {doing}"
 
 
@@ -217,6 +219,8 @@ def stress(folder: Path, data: Path, env: dict[str, str], kills: int, seed: int)
     finished = [record for record in tried.records() if record["kind"] == "epoch"]
     if finished[-1]["completed"] != EPOCHS or finished[-1]["phase"] != "pruned_quantized":
         raise Broken(f"the run ended after {finished[-1]['completed']} epochs, {finished[-1]['phase']}")
+    if tried.half_written():
+        raise Broken(f"left behind: {', '.join(tried.half_written())}")
     if set(straight.checkpoints()) != set(tried.checkpoints()):
         raise Broken(f"other checkpoints than the untouched run: {', '.join(tried.checkpoints())}")
     return survived

@@ -156,3 +156,18 @@ class Optimizer(ScheduledOptimizer):
                     modifier.scheduled_update(
                         wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch
                     )
+
+    def pruned_at(self) -> list[float]:
+        """Return the epoch (fractional) at which each pruning modifier last computed its masks; -1: not yet."""
+        return [modifier._last_update_epoch for modifier in self.schedule.pruning]
+
+    def recall(self, pruned_at: list[float]) -> None:
+        """Take masks from the zeros in the weights, and compute the next ones when an uninterrupted run would.
+
+        `seek` has computed masks of its own, from weights that are not those of the checkpoint yet.
+        """
+        for modifier, epoch in zip(self.schedule.pruning, pruned_at):
+            masks = modifier.module_masks
+            if masks is not None and masks.enabled:
+                masks.set_param_masks([(weight != 0).to(weight.dtype) for weight in masks.params_data])
+                modifier._last_update_epoch = epoch

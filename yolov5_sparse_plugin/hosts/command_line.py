@@ -26,6 +26,10 @@ def exit_plainly(call: Callable[[], Any]) -> Any:
         if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
             raise
         raise SystemExit(error.exit_status) from None
+    except KeyboardInterrupt as interrupt:
+        if not getattr(interrupt, "said", False):  # not during a sparse run: upstream's own traceback
+            raise
+        raise SystemExit(getattr(interrupt, "exit_status", 130)) from None
 
 
 def parse_opt(original: Callable, command: str = "train") -> Callable:

@@ -13,6 +13,7 @@
     state     full-precision state dict of the live model: quantizers' scales and zero points included.
               Always there for a quantized model; in an unfinished run for every model
     ema       full-precision state dict of the averaged weights, in an unfinished run that is not quantized yet
+    pruned_at the recipe's clock when each pruning modifier last computed its masks, in an unfinished run
     random    state of the random numbers, in an unfinished run of one process; see `randomness`
 """
 
@@ -143,6 +144,7 @@ def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
         "metrics": run.metrics,
         "rank": getattr(best_fitness, "rank", run.phase_rank),
         "state": full_precision(run.model),
+        "pruned_at": run.optimizer.pruned_at(),
     }
     if not run.quantized and run.ema is not None:
         part["ema"] = full_precision(run.ema.ema)
@@ -155,6 +157,7 @@ def restore(run: TrainingRun, ckpt: dict[str, Any], ema: Any) -> None:
     """Give a resumed run back the full precision that upstream's FP16 copies lost. The structure is there already."""
     part = ckpt["sparse"]
     load_quantized_state(run.model, part["state"])
+    run.optimizer.recall(part.get("pruned_at", []))
     if ema is not None:
         ema.updates = ckpt["updates"]
         if not run.quantized and "ema" in part:
@@ -246,7 +249,8 @@ def strip(file: Any) -> float:
     for parameter in ckpt["model"].parameters():
         parameter.requires_grad = False
     ckpt["sparse"].pop("ema", None)
-    ckpt["sparse"].pop("random", None)
+    for key in ("random", "pruned_at"):
+        ckpt["sparse"].pop(key, None)
     if not is_quantized(ckpt["sparse"]):
         ckpt["sparse"].pop("state", None)
     save_atomically(torch.save, ckpt, file)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from yolov5_sparse_plugin.errors import SparsePluginError, TrainingError
+from yolov5_sparse_plugin.training import interrupts
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun
@@ -18,6 +19,8 @@ REFUSALS = (AssertionError, Exception, FileNotFoundError)
 
 def told(run: TrainingRun, error: BaseException) -> BaseException:
     """Return the error of the plugin's that says why `run` ended, or `error` itself where there is nothing to add."""
+    if isinstance(error, KeyboardInterrupt):
+        interrupts.tell(run, error)
     if isinstance(error, SparsePluginError) or not isinstance(error, Exception):
         return error
     if not run.begun:

@@ -30,7 +30,7 @@ from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import phases, randomness, ranks
+from yolov5_sparse_plugin.training import interrupts, phases, randomness, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock
 from yolov5_sparse_plugin.training.failures import check_finite, told
 from yolov5_sparse_plugin.training.twin import FloatTwin
@@ -101,7 +101,12 @@ class TrainingRun:
         self.hook.sparse_run_start(run=self)
         patches = PatchSet(self.train, self._wrappers(), current.host().title)
         try:
-            with self._registered(callbacks), noval.mended(self.train, self.opt, callbacks), patches:
+            with (
+                interrupts.terminable(),
+                self._registered(callbacks),
+                noval.mended(self.train, self.opt, callbacks),
+                patches,
+            ):
                 result = self.train(hyp, self.opt, device, callbacks)
             patches.require_called(ranks.leads(self.host))
             return result
