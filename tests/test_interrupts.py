@@ -72,8 +72,8 @@ def test_a_failing_hook_is_named_and_leaves_the_host_as_it_was(tmp_path, shapes,
         modules = {{"train": t, "export": e}}
         before = {{name: dict(vars(module)) for name, module in modules.items()}}
         train = dict(data={str(shapes)!r}, weights={str(finished.weights / "best_pruned.pt")!r}, imgsz=64,
-                     batch_size=16, device="cpu", workers=0, noplots=True, noautoanchor=True, project="runs", exist_ok=True,
-                     sparse_recipe="recipe.yaml", sparse_hooks="failing.py")
+                     batch_size=16, device="cpu", workers=0, noplots=True, noautoanchor=True,
+                     project="runs", exist_ok=True, sparse_recipe="recipe.yaml", sparse_hooks="failing.py")
         export = dict(weights={str(finished.weights / "best.pt")!r}, imgsz=64, include=["onnx"],
                       sparse_hooks="failing.py")
         said = {{}}
