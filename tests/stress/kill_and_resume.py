@@ -2,11 +2,12 @@
 
     python tests/stress/kill_and_resume.py [--kills 20] [--seed 0] [--keep FOLDER]
 
-Six epochs on 32 pictures of 64 px through the real `yolov5 train`: dense, pruned from 1 to 3, quantized from 4.
-Processes get SIGKILL at random moments, spread over all phases; every fourth while a checkpoint is being written. After
-each kill every checkpoint must be readable and none may have gone; what `--resume` restores must equal, bit for bit,
-what the last complete checkpoint was made of; and at every epoch boundary the run must be where the untouched one was:
-weights, learning rate, clock, phase, sparsity. Prints a line a kill; exits with 1 where something does not hold.
+Six epochs of a shipped recipe on 32 pictures of 64 px, through the real `yolov5 train`: dense, pruned from 1 to 3,
+quantized from 4. Processes get SIGKILL at random moments, spread over all phases; every fourth while a checkpoint is
+being written. After each kill every checkpoint must be readable and none may have gone; what `--resume` restores must
+equal, bit for bit, what the last complete checkpoint was made of; and at every epoch boundary the run must be where the
+untouched one was: weights, learning rate, clock, phase, sparsity. Prints a line a kill; exits with 1 where something
+does not hold.
 """
 
 from __future__ import annotations
@@ -24,25 +25,8 @@ import time
 from pathlib import Path
 
 EPOCHS, BATCHES = 6, 4
-RECIPE = """\
-modifiers:
-  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 6.0}
-  - !MagnitudePruningModifier
-      params: __ALL_PRUNABLE__
-      init_sparsity: 0.1
-      final_sparsity: 0.6
-      start_epoch: 1.0
-      end_epoch: 3.0
-      update_frequency: 0.25
-  - !QuantizationModifier
-      start_epoch: 4.0
-      model_fuse_fn_name: no_fuse
-      scheme:
-        input_activations: {num_bits: 8, symmetric: false}
-        weights: {num_bits: 8, symmetric: true, strategy: channel}
-      ignore: [SiLU, Upsample, MaxPool2d, Concat, Detect, BatchNorm2d]
-      strict: false
-"""
+RECIPE = "pruned_quantized"  # learning rates, pruning steps that fall between epochs, quantization
+VARIABLES = "num_epochs=6,warmup_epochs=1,pruning_start_epoch=1,pruning_end_epoch=3,quantization_start_epoch=4"
 # writes down a run's state: when a batch starts, when a checkpoint is being packed, when an epoch is over
 RECORDING = """
 import hashlib, json, torch
@@ -96,7 +80,6 @@ class Run:
 
     def __init__(self, folder: Path, data: Path, env: dict[str, str]):
         folder.mkdir()
-        (folder / "recipe.yaml").write_text(RECIPE)
         (folder / "recording.py").write_text(RECORDING)
         self.folder, self.data, self.env = folder, data, env
         self.weights = folder / "runs" / "exp" / "weights"
@@ -110,7 +93,7 @@ class Run:
             words = ["--data", self.data, "--weights", "", "--cfg", "yolov5n.yaml", "--img", 64, "--batch-size", 8]
             words += ["--device", "cpu", "--workers", 0, "--noplots", "--noautoanchor", "--project", "runs"]
             words += ["--name", "exp", "--exist-ok", "--gradient-accum-steps", 1, "--patience", 0]
-            words += ["--sparse-recipe", "recipe.yaml", "--sparse-hooks", "recording.py"]
+            words += ["--sparse-recipe", RECIPE, "--sparse-recipe-args", VARIABLES, "--sparse-hooks", "recording.py"]
         with (self.folder / "output.txt").open("a") as output:
             command = [str(word) for word in (yolov5, "train", *words)]
             return subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=output, stderr=output)
