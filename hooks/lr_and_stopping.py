@@ -19,11 +19,11 @@ def sparse_seams(run):
             scheduler = build(*args, **kwargs)
             step = scheduler.step
 
-            def step_unless_owned(*args, **kwargs):
+            def step_and_reassert(*args, **kwargs):
                 step(*args, **kwargs)
                 run.optimizer.reassert()
 
-            scheduler.step = step_unless_owned
+            scheduler.step = step_and_reassert
             return scheduler
 
         return yielding

@@ -19,6 +19,7 @@ def sparse_seams(run):
         def packed(ckpt, file):
             run.hook.sparse_pack(run=run, ckpt=ckpt)
             checkpoints.save_atomically(torch_save, ckpt, file)
+            run.saved = run.completed
             if Path(file).stem == "best" and run.settled:
                 beside = Path(file).with_name(f"best_{run.phase}.pt")
                 checkpoints.copy_atomically(file, beside)

@@ -238,6 +238,13 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_a_plain_checkpoint_that_mentions_this_project_is_a_plain_one(tmp_path):
+    torch.save({"opt": {"save_dir": "/home/me/yolov5-sparse-plugin/runs/train/exp"}}, tmp_path / "plain.pt")
+    assert not checkpoints.is_sparse(tmp_path / "plain.pt")
+    torch.save({"sparse": {"format": checkpoints.FORMAT}}, tmp_path / "own.pt")
+    assert checkpoints.is_sparse(tmp_path / "own.pt")
+
+
 def test_plain_runs_write_upstreams_own_checkpoint(plain):
     ckpt = torch.load(plain.weights / "last.pt", map_location="cpu", weights_only=False)
     assert "sparse" not in ckpt

@@ -139,6 +139,14 @@ def test_blocked_hooks_are_not_registered_and_unknown_names_are_refused():
         manager.create(blocked=["lr_and_stoping"])
 
 
+def test_hook_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("")
+    with pytest.raises(PluginError, match="there is a hook 'mine' already. Rename the file"):
+        manager.create([str(tmp_path / "a" / "mine.py"), str(tmp_path / "b" / "mine.py")])
+
+
 @pytest.mark.parametrize("name", manager.DEFAULT_HOOKS)
 def test_without_any_one_hook_the_host_still_trains(tmp_path, shapes, recipe, name):
     args = "num_epochs=1,pruning_end_epoch=1,quantization_start_epoch=0.5"

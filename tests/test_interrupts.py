@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import textwrap
@@ -41,7 +42,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, shapes, recipe, how):
     run = yolov5_train(tmp_path, shapes, *words, status=status, env=env)
     word = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[how]
     last = run.weights / "last.pt"
-    assert f"{word} in epoch 2 of 5 (dense); {last.relative_to(tmp_path)} has the epochs before" in run.output
+    assert f"{word} in epoch 2 of 5 (dense); {last.relative_to(tmp_path)} holds 1 complete epoch." in run.output
     assert "Traceback" not in run.output
     assert checkpoints.read(last)["sparse"]["epoch"] == 1
     assert not list(run.weights.glob(".*"))
@@ -49,7 +50,31 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, shapes, recipe, how):
         env = {"AT": "3.25", "SIGNAL": str(int(how))}
         resumed = call([command("yolov5"), "train", "--resume", last], tmp_path, status, **env)
         assert "terminated in epoch 4 of 5 (pruned_quantized)" in resumed.output
+        assert "holds 3 complete epochs." in resumed.output
         assert checkpoints.read(last)["sparse"]["epoch"] == 3
+
+
+SCANNING = """
+import sys
+from pathlib import Path
+from yolov5.utils import dataloaders
+from yolov5_sparse_plugin.training.interrupts import terminable
+
+dataloaders.NUM_THREADS = 8  # so many workers look at the labels, and are told to end
+images = str(Path(sys.argv[1]).parent / "images" / "train")
+with terminable():
+    for _ in range(10):
+        for cache in Path(sys.argv[1]).parent.rglob("*.cache"):
+            cache.unlink()
+        dataloaders.LoadImagesAndLabels(images, 64, 8)
+"""
+
+
+def test_sigterm_ends_workers_that_were_just_started(tmp_path, shapes):
+    """Their parent waits for them: a signal that is lost between two processes is a run that hangs."""
+    data = shutil.copytree(shapes.parent, tmp_path / "shapes") / shapes.name
+    output = call([sys.executable, "-c", SCANNING, data], tmp_path).output
+    assert "Traceback" not in output and "Terminated" not in output
 
 
 def test_interrupted_in_its_first_epoch_a_run_says_that_there_is_nothing_to_go_on_from(tmp_path, shapes, recipe):

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from yolov5_sparse_plugin import atomic
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.hosts.current import host
 
@@ -63,5 +64,6 @@ def moved(data: Path | str, root: str, folder: Path) -> Path:
     copy = folder / data.name
     if copy.resolve() == data.resolve():
         copy = folder / f"{data.stem}-moved.yaml"
-    copy.write_text(yaml.safe_dump({**content, "path": str(Path(root).resolve())}, sort_keys=False))
+    with atomic.replacing(copy) as stream:  # of several processes, each writes it
+        stream.write(yaml.safe_dump({**content, "path": str(Path(root).resolve())}, sort_keys=False).encode())
     return copy.resolve()

@@ -53,6 +53,20 @@ def load_file(path: str):
     return module
 
 
+def load_entry_points(manager: pluggy.PluginManager) -> None:
+    """Register what installed packages offer."""
+    try:
+        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
+    except pluggy.PluginValidationError:
+        raise
+    except Exception as error:  # whatever somebody's package makes of being imported
+        raise PluginError(
+            f"an installed package with hooks (entry point group {hookspecs.PROJECT}: "
+            f"{', '.join(entry_point_names())}) cannot be imported: {type(error).__name__}: {error}. Uninstall it, or "
+            "block it with YOLOV5_SPARSE_DISABLE."
+        ) from error
+
+
 def create(files: Iterable[str] = (), blocked: Iterable[str] = ()) -> pluggy.PluginManager:
     """Build the manager of one run.
 
@@ -80,12 +94,15 @@ def create(files: Iterable[str] = (), blocked: Iterable[str] = ()) -> pluggy.Plu
                         raise
                     continue  # a hook file that somebody deleted is a capability less, not an error
                 manager.register(module, name)
-        manager.load_setuptools_entrypoints(hookspecs.PROJECT)
-        candidates.update(n for n in entry_point_names())
+        load_entry_points(manager)
+        candidates.update(entry_point_names())
         for path in files:
-            candidates.add(Path(path).stem)
-            if Path(path).stem not in blocked:
-                manager.register(load_file(path), Path(path).stem)
+            name = Path(path).stem
+            candidates.add(name)
+            if manager.has_plugin(name):
+                raise PluginError(f"--sparse-hooks {path}: there is a hook {name!r} already. Rename the file.")
+            if name not in blocked:
+                manager.register(load_file(path), name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise PluginError(f"hook of {getattr(error, 'plugin', '?')!r} does not fit the contract: {error}") from error
@@ -131,11 +148,9 @@ def name_the_hook(outcome, hook_name, hook_impls, kwargs) -> None:
     error = outcome.exception
     if error is None or isinstance(error, SparsePluginError) or not isinstance(error, Exception):
         return
-    if not getattr(error, "_sparse_hook", None):
-        error._sparse_hook = hook_name
-        message = f"{type(error).__name__} in hook {hook_name} of {culprit(error, hook_impls)}: {error}"
-        outcome.force_exception(PluginError(message).with_traceback(error.__traceback__))
-        outcome.exception.__cause__ = error
+    message = f"{type(error).__name__} in hook {hook_name} of {culprit(error, hook_impls)}: {error}"
+    outcome.force_exception(PluginError(message).with_traceback(error.__traceback__))
+    outcome.exception.__cause__ = error
 
 
 def culprit(error: BaseException, hook_impls) -> str:

@@ -15,8 +15,9 @@ from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.hosts import doorways
 from yolov5_sparse_plugin.hosts.command_line import exit_plainly
 from yolov5_sparse_plugin.hosts.current import Host
+from yolov5_sparse_plugin.zoo.stub import is_stub
 
-_running: list[Host] = []
+_running: Host | None = None
 
 
 def at(root: str | Path) -> Host:
@@ -26,7 +27,7 @@ def at(root: str | Path) -> Host:
 
 def running() -> Host | None:
     """Return the checkout whose script is this process's main program, under the runner."""
-    return _running[-1] if _running else None
+    return _running
 
 
 def imported() -> Host | None:
@@ -75,8 +76,13 @@ def refuse_script_by_itself() -> None:
 
 def asked_for(name: str) -> str | None:
     """Return what the script `name` was asked for that only the plugin can do, as the user wrote it."""
-    if options.flag_typed() or name != "train":
+    weights = value_of("--weights")
+    if options.flag_typed():
         return options.flag_typed()
+    if name in ("train", "export") and weights and (is_stub(weights) or is_sparse(weights)):
+        return f"--weights {weights}"
+    if name != "train":
+        return None
     chosen = options.resolve({})
     for option in ("recipe", "teacher"):
         if getattr(chosen, option) is not None:
@@ -86,14 +92,26 @@ def asked_for(name: str) -> str | None:
 
 def resumed() -> str | None:
     """Return what is to be said of `--resume`, if it is that of a sparse run."""
+    given = value_of("--resume")
+    if given is None:
+        return None
+    last = [given] if given else sorted(map(str, Path().glob("**/last*.pt")), key=os.path.getctime)[-1:]  # as upstream
+    return f"--resume: {last[0]} is of a sparse run" if last and is_sparse(last[0]) else None
+
+
+def value_of(flag: str) -> str | None:
+    """Return the word behind `flag` on this process's command line, "" if there is none; None without the flag."""
+    words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith(flag + "=") else [word])]
+    if flag not in words:
+        return None
+    after = [word for word in words[words.index(flag) + 1 :][:1] if not word.startswith("-")]
+    return after[0] if after else ""
+
+
+def is_sparse(file: str) -> bool:
     from yolov5_sparse_plugin.training import checkpoints
 
-    words = [part for word in sys.argv[1:] for part in (word.split("=", 1) if word.startswith("--resume=") else [word])]
-    if "--resume" not in words:
-        return None
-    after = [word for word in words[words.index("--resume") + 1 :][:1] if not word.startswith("-")]
-    last = after or sorted(map(str, Path().glob("**/last*.pt")), key=os.path.getctime)[-1:]  # as upstream looks for it
-    return f"--resume: {last[0]} is of a sparse run" if last and checkpoints.is_sparse(last[0]) else None
+    return checkpoints.is_sparse(file)
 
 
 def script_name(file: str) -> tuple[Host, str] | None:
@@ -107,7 +125,8 @@ def script_name(file: str) -> tuple[Host, str] | None:
 
 def begin(host: Host) -> None:
     """Note that the runner is about to execute one of this checkout's scripts."""
-    _running.append(host)
+    global _running
+    _running = host
 
 
 def attach_script(host: Host, module: ModuleType, name: str) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import HostError
+from yolov5_sparse_plugin.errors import HostError, OptionError
 from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, caller, exit_plainly, parse_opt, with_options
 from yolov5_sparse_plugin.hosts.current import Host
@@ -190,7 +190,12 @@ def segment_train(original: Callable) -> Callable:
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
         from yolov5_sparse_plugin.inference import located
+        from yolov5_sparse_plugin.training import entry
 
+        chosen = options.resolve({})
+        if entry.asks(chosen):
+            what = chosen.asked("recipe" if chosen.recipe is not None else "teacher")
+            raise OptionError(f"{what}: recipes are for detection models; this is segmentation. Take it out.")
         opt.weights = located(opt.weights)
         return original(hyp, opt, device, callbacks)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Callable
 
@@ -22,4 +23,13 @@ def redirected(build: Callable[..., Any], folder: str | None) -> Callable[..., A
         Path(folder).mkdir(parents=True, exist_ok=True)
         return build(Path(folder), *args, **kwargs)
 
+    return loggers
+
+
+def mend_loggers(loggers: Any) -> Any:
+    """Let a sparse run log to Weights & Biases: 7.0.14 passes `best_result` to an `end_epoch` that lost it."""
+    wandb = getattr(loggers, "wandb", None)
+    if wandb is not None and "best_result" not in inspect.signature(wandb.end_epoch).parameters:
+        end_epoch = wandb.end_epoch
+        wandb.end_epoch = lambda **_: end_epoch()
     return loggers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -73,12 +72,3 @@ def serve(name: str) -> None:
     """Run one of YOLOv5's scripts for `python -m`, as a module that the doorways are attached to."""
     script = importlib.import_module(name)
     exit_plainly(lambda: script.main(script.parse_opt()) if name == "yolov5.train" else script.main())
-
-
-def mend_loggers(loggers: Any) -> Any:
-    """Let a sparse run log to Weights & Biases: 7.0.14 passes `best_result` to an `end_epoch` that lost it."""
-    wandb = getattr(loggers, "wandb", None)
-    if wandb is not None and "best_result" not in inspect.signature(wandb.end_epoch).parameters:
-        end_epoch = wandb.end_epoch
-        wandb.end_epoch = lambda **_: end_epoch()
-    return loggers

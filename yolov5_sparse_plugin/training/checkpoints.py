@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import types
 import zipfile
 from collections import OrderedDict
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun
 
 FORMAT = "yolov5-sparse-plugin/1"
+# the format as a pickle has it: a whole string (opcode, length, text, then it is remembered), not a part of some path
+OWN = re.compile(rb"X.\0\0\0yolov5-sparse-plugin/\d+[qr]", re.DOTALL)
 TRUST = options.ENV_PREFIX + "TRUST_PICKLE"
 _guarding: list[bool] = []
 
@@ -54,7 +57,7 @@ def is_own(file: Any) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            return bool(names) and FORMAT.split("/")[0].encode() in archive.read(names[0])
+            return bool(names) and OWN.search(archive.read(names[0])) is not None
     except (zipfile.BadZipFile, OSError):
         return False
 
@@ -156,7 +159,7 @@ def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
 def restore(run: TrainingRun, ckpt: dict[str, Any], ema: Any) -> None:
     """Give a resumed run back the full precision that upstream's FP16 copies lost. The structure is there already."""
     part = ckpt["sparse"]
-    load_quantized_state(run.model, part["state"])
+    load_state(run.model, part["state"])
     run.optimizer.recall(part.get("pruned_at", []))
     if ema is not None:
         ema.updates = ckpt["updates"]
@@ -178,15 +181,15 @@ def quantized_model(ckpt: dict[str, Any]) -> torch.nn.Module:
     if any(".residual." in name for name in ckpt["sparse"]["state"]):
         make_adds_quantizable(model)
     Schedule(ckpt["sparse"]["recipe"], "the checkpoint's recipe").apply_quantization(model)
-    load_quantized_state(model, ckpt["sparse"]["state"])
+    load_state(model, ckpt["sparse"]["state"])
     model.half = types.MethodType(lambda self: self, model)
     model.fuse = types.MethodType(lambda self: self, model)
     model.register_forward_pre_hook(cast_inputs)
     return model.eval()
 
 
-def load_quantized_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load a full-precision state into the quantized structure it came from, strictly."""
+def load_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load a full-precision state into the structure it came from, quantized or not, strictly."""
     modules = dict(model.named_modules())
     for name, value in state.items():
         # per-channel scales and ranges have no size before the first observation; not every torch resizes them itself
@@ -199,7 +202,7 @@ def load_quantized_state(model: torch.nn.Module, state: dict[str, torch.Tensor])
     missing, unexpected = model.load_state_dict(versioned, strict=False)
     if missing or unexpected:
         raise CheckpointError(
-            f"the checkpoint's quantizers do not fit its recipe: {len(missing)} missing (first: "
+            f"the checkpoint's weights do not fit its recipe: {len(missing)} missing (first: "
             f"{(missing or ['-'])[0]}), {len(unexpected)} unexpected (first: {(unexpected or ['-'])[0]}). "
             "Its float twin can still be used with YOLOV5_SPARSE_AUTOLOAD=0."
         )

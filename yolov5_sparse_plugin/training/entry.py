@@ -8,9 +8,10 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import datasets, manager, options, recipes_io
+from yolov5_sparse_plugin import datasets, manager, option_values, options, recipes_io
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
-from yolov5_sparse_plugin.hosts.log import redirected
+from yolov5_sparse_plugin.hosts import current
+from yolov5_sparse_plugin.hosts.log import redirected, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
@@ -37,7 +38,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
     else:
         chosen = options.resolve({**typed, **on_opt})
     if opt.resume and asks(chosen):
-        take_over(opt, typed, upstream.__globals__["LOGGER"])
+        take_over(opt, typed, upstream.__globals__)
     if chosen.gradient_accum_steps:
         upstream = accumulating(upstream, chosen, opt)
     if chosen.data_path:
@@ -46,26 +47,31 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
     unpickling.check_whole(opt.weights)
     if not (asks(chosen) or chosen.hooks or is_stub(opt.weights) or checkpoints.is_sparse(opt.weights)):
-        with PatchSet(upstream, log_seam(chosen)):
+        with PatchSet(upstream, log_seam(chosen), current.host().title):
             return upstream(hyp, opt, device, callbacks)
     with checkpoints.whole_pickles(chosen.trust_pickle):
         return sparse(upstream, hyp, opt, device, callbacks, chosen, typed)
 
 
-def take_over(opt: Any, typed: dict[str, Any], log: Any) -> None:
+def take_over(opt: Any, typed: dict[str, Any], host: dict[str, Any]) -> None:
     """Let a resumed run go on with the batch size that was typed, and say what else of upstream's it does not follow.
 
     Upstream's `main` has put the recorded options in place of what was typed.
     """
     if "batch_size" in typed:
-        opt.batch_size = int(typed["batch_size"])
+        size, processes = option_values.whole(typed["batch_size"], "--batch-size"), host.get("WORLD_SIZE", 1)
+        opt.batch_size = int(size)
+        if size % processes:
+            raise OptionError(f"--batch-size {opt.batch_size}: needs a multiple of the {processes} processes.")
     recorded = vars(opt)
     for name in sorted(set(typed) & set(recorded) - {"resume", "weights", "cfg", "hyp", "batch_size"}):
         both = {str(typed[name]), str(recorded[name])}
         if len({str(Path(value).resolve()) for value in both}) > 1:  # a path may have been relative
-            log.warning(
-                f"WARNING ⚠️ sparse: --{name.replace('_', '-')} {typed[name]}: a resumed run keeps what its opt.yaml "
-                f"says, {recorded[name]!r}; of YOLOv5's own options only --batch-size can change"
+            say(
+                host,
+                f"--{name.replace('_', '-')} {typed[name]}: a resumed run keeps what its opt.yaml says, "
+                f"{recorded[name]!r}; of YOLOv5's own options only --batch-size can change",
+                warn=True,
             )
 
 
@@ -91,13 +97,13 @@ def sparse(
             f"--resume {opt.weights}: this run was started with the fork of YOLOv5, whose optimizer and options this "
             f"one does not have. Start a new run from it: --weights {opt.weights}."
         )
-    log = upstream.__globals__["LOGGER"]
+    host = upstream.__globals__
     if not asks(chosen) or not hooks.has_plugin("sparse_training"):
-        warn_of_regrowth(part, opt, log)
+        warn_of_regrowth(part, opt, host)
         if asks(chosen):
-            log.warning("WARNING ⚠️ sparse: the hook sparse_training is blocked, the recipe will not be executed")
+            say(host, "the hook sparse_training is blocked, the recipe will not be executed", warn=True)
         load = {"load": lambda load: checkpoints.loader(legacy.readable(load), quantized=False)}
-        with PatchSet(upstream, {**load, **log_seam(chosen)}):
+        with PatchSet(upstream, {**load, **log_seam(chosen)}, current.host().title):
             return upstream(hyp, opt, device, callbacks)
     return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
 
@@ -116,16 +122,18 @@ def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> Fun
     if opt.batch_size < 1:
         raise OptionError(f"{chosen.asked('gradient_accum_steps')}: needs a --batch-size, not one that is found out.")
     opt.sparse_gradient_accum_steps = chosen.gradient_accum_steps
-    return with_nominal_batch(upstream, chosen.gradient_accum_steps * opt.batch_size)
+    return with_nominal_batch(upstream, chosen.gradient_accum_steps * opt.batch_size, current.host().title)
 
 
-def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, log: Any) -> None:
+def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, host: dict[str, Any]) -> None:
     """Say that pruned weights grow back in a run without a recipe, and how to keep them at zero."""
     if part and part["sparsity"] > 0.05:
         kind = "transfer_pruned_quantized" if checkpoints.is_quantized(part) else "transfer_pruned"
-        log.warning(
-            f"WARNING ⚠️ sparse: {opt.weights} is {part['sparsity']:.0%} sparse and will become dense again. "
-            f"Add --sparse-recipe {kind} to keep its zeros at zero."
+        say(
+            host,
+            f"{opt.weights} is {part['sparsity']:.0%} sparse and will become dense again. "
+            f"Add --sparse-recipe {kind} to keep its zeros at zero.",
+            warn=True,
         )
 
 

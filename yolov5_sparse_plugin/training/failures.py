@@ -27,6 +27,8 @@ def told(run: TrainingRun, error: BaseException) -> BaseException:
         if type(error) not in REFUSALS or not str(error):
             return error
         words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0].strip().rstrip(".")
+        if run.resumed:
+            return TrainingError(f"--resume {run.opt.weights}: YOLOv5 cannot go on with this run: {words}.")
         return TrainingError(
             f"--data {run.opt.data}: YOLOv5 cannot begin this run: {words}. Mend the data set, or the option that it "
             "speaks of. Nothing was trained."

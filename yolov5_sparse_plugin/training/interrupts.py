@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,31 @@ class Terminated(KeyboardInterrupt):
     exit_status = 128 + signal.SIGTERM
 
 
+_listening = False
+
+
+def _before_fork() -> None:
+    """Hold SIGTERM back: one that reaches a child before it is on its own would be lost, and be waited for."""
+    if _listening:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _after_fork() -> None:
+    if _listening:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _in_child() -> None:
+    """Let a child (a worker that scans labels or loads images) die of SIGTERM as it would without us."""
+    if _listening:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # cannot be undone, hence `_listening`
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+
+
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Raise Terminated on SIGTERM, unless somebody else sees to it, or the run is not in the main thread."""
@@ -28,20 +54,26 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
+    global _listening
     signal.signal(signal.SIGTERM, end)
+    _listening = True
     try:
         yield
     finally:
+        _listening = False
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def tell(run: TrainingRun, interrupt: KeyboardInterrupt) -> None:
     """Say where the run was, and how to go on; note that it has been said."""
-    last = run.save_dir / "weights" / "last.pt"
     how = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
     where = f"{how} in epoch {min(run.completed + 1, run.epochs)} of {run.epochs} ({run.phase})"
-    if run.completed and last.is_file():
-        run.say(f"{where}; {last} has the epochs before. Go on with: --resume {last}", warn=True)
+    if run.saved:
+        last = run.save_dir / "weights" / "last.pt"
+        run.say(
+            f"{where}; {last} holds {run.saved} complete epoch{'s' * (run.saved > 1)}. Go on with: --resume {last}",
+            warn=True,
+        )
     else:
         run.say(f"{where}; there is no checkpoint yet to go on from", warn=True)
     interrupt.said = True

@@ -169,7 +169,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
 
     from yolov5_sparse_plugin.engine.sparseml import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText, front_matter
-    from yolov5_sparse_plugin.training.checkpoints import load_quantized_state
+    from yolov5_sparse_plugin.training.checkpoints import load_state
 
     state = legacy_names.unwrapped(found)
     state = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
@@ -183,7 +183,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
             make_adds_quantizable(structure)
         schedule.apply_quantization(structure)
         state = legacy_names.completed(state, structure.state_dict())
-        load_quantized_state(structure, state)
+        load_state(structure, state)
     except (RecipeError, CheckpointError) as error:
         count = sum(name.endswith("zero_point") for name in found)
         warn(

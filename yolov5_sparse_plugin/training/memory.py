@@ -149,13 +149,15 @@ def announce(run: TrainingRun, batch: int) -> None:
     if need <= free:
         run.say(f"{text}; {_megabytes(free)} are free")
         return
-    fits = max(int((0.8 * free - after.fixed) / after.bytes(1, side)), 1)
-    run.say(f"{text}. Only {_megabytes(free)} are free: try --sparse-qat-batch-size {fits}.", warn=True)
+    fits = int((0.8 * free - after.fixed) / (after.pixel * side**2))
+    advice = f"--sparse-qat-batch-size {fits}" if fits > 0 else "a smaller --imgsz"
+    run.say(f"{text}. Only {_megabytes(free)} are free: try {advice}.", warn=True)
 
 
 def _free(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     return psutil.virtual_memory().available
 
 

@@ -51,7 +51,9 @@ class TrainingRun:
         loader: the training set's.
         quantized: whether `model` has quantizers.
         phase: see `training.phases`.
-        epochs: length of the run. completed: epochs that are over. begun: whether a batch has started.
+        epochs: length of the run. completed: epochs that are over. saved: those in last.pt.
+        begun: whether a batch has started.
+        loggers: the host's, None before it has built them, and on ranks other than 0.
         lesson: between the teacher and this model, a `training.distillation.Lesson`; None without a teacher.
         metrics: of the latest validation: precision, recall, mAP50, mAP50-95; None before the first.
     """
@@ -76,10 +78,12 @@ class TrainingRun:
         self.optimizer: Optimizer | None = None
         self.twin: FloatTwin | None = None
         self.loader: Any = None
+        self.loggers: Any = None
         self.clock = EpochClock(lambda: self.optimizer.emulated_step())
         self.quantized = False
         self.phase = "dense"
         self.completed = 0
+        self.saved = int(resumed["epoch"]) if resumed else 0
         self.begun = False
         self.metrics: list[float] | None = None
         self.lesson: Any = None
@@ -99,8 +103,8 @@ class TrainingRun:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
         error: BaseException | None = None
         self.hook.sparse_run_start(run=self)
-        patches = PatchSet(self.train, self._wrappers(), current.host().title)
         try:
+            patches = PatchSet(self.train, self._wrappers(), current.host().title)
             with (
                 interrupts.terminable(),
                 self._registered(callbacks),
@@ -116,9 +120,11 @@ class TrainingRun:
                 raise
             raise error from caught
         finally:
-            if self.model is not None:
-                self.schedule.close(self.model)
-            self.hook.sparse_run_end(run=self, error=error)
+            try:
+                if self.model is not None:
+                    self.schedule.close(self.model)
+            finally:
+                self.hook.sparse_run_end(run=self, error=error)
 
     def _wrappers(self) -> dict[str, Callable[[Any], Any]]:
         """Combine what all hooks want to replace; the hook registered last is outermost."""
@@ -266,7 +272,7 @@ class TrainingRun:
         figures: dict[str, float] = {}
         for more in reversed(self.hook.sparse_log(run=self)):
             figures.update(more)
-        loggers = getattr(self, "loggers", None)
+        loggers = self.loggers
         if loggers is None or not figures:
             return
         names = getattr(loggers, "class_name_keys", loggers.keys)

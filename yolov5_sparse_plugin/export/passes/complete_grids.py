@@ -110,7 +110,7 @@ def least_error(
     mean: np.ndarray,
     deviation: np.ndarray,
 ) -> Grid:
-    """Return the grid over end..high, low <= end < 0, with the least mean squared error of the activation's output.
+    """Return the grid over end..high, low <= end <= 0, with the least mean squared error of the activation's output.
 
     The expectation is over channels of which each follows a Laplace distribution with batch norm's mean and deviation
     (data-free, as in Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, who
