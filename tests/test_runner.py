@@ -132,7 +132,8 @@ if __name__ == "__main__":
 
 
 def test_every_process_of_torchrun_gets_the_script_with_its_rank(tmp_path):
-    code = "import os, sys, json\nprint('RANK', os.environ['RANK'], json.dumps([__name__, sys.argv, sys.path[0]]))\n"
+    code = "import os, sys, json\nseen = json.dumps([__name__, sys.argv, sys.path[0]])\n"
+    code += "os.write(1, f'RANK {os.environ[\"RANK\"]} {seen}\\n'.encode())\n"  # whole lines: both write to one pipe
     (tmp_path / "script.py").write_text(code)
     words = [
         command("torchrun"),
