@@ -13,7 +13,9 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # what engines say before they come to the point
@@ -29,6 +31,15 @@ def telling_line(text: str) -> str:
     return next((line for line in lines if not CHATTER.match(line)), lines[0] if lines else "")
 
 
+def yield_to_others() -> None:
+    """Let this thread run when nobody else wants to: while an engine is imported, the model is still being exported.
+
+    On Linux each thread has a niceness of its own; the one that runs the model keeps the usual.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -41,7 +52,8 @@ def main() -> None:
         from yolov5_sparse_plugin.bench.engines import ENGINES
 
         engine = ENGINES[sys.argv[1]]
-        engine.prepare()
+        with ThreadPoolExecutor(1, initializer=yield_to_others) as aside:
+            aside.submit(engine.prepare).result()
         line = sys.stdin.readline()
         if not line:  # the parent needs it no more
             return

@@ -167,6 +167,7 @@ class TrainingRun:
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
+        self.schedule.check_model(self.model)  # first: patterns that match nothing are named
         frozen = leave_out(self.schedule, self.model)
         if frozen:
             self.say(
