@@ -397,6 +397,7 @@ def train(tmp_path_factory, data, starts, worsening) -> Callable[..., Run]:
         handler = logging.Handler()
         handler.emit = lambda record: lines.append(record.getMessage())
         yolov5.train.LOGGER.addHandler(handler)
+        yolov5.train.LOGGER.setLevel(logging.INFO)  # yolov5.load(verbose=False) lowers it for the whole process
         try:
             yolov5.train.run(**words, **given)
         finally:

@@ -91,6 +91,7 @@ def test_a_failing_hook_is_named_and_leaves_the_host_as_it_was(tmp_path, shapes,
     recipe += "  - !ConstantPruningModifier {start_epoch: 0.0, params: __ALL_PRUNABLE__}\n"
     (tmp_path / "recipe.yaml").write_text(recipe)
     (tmp_path / "failing.py").write_text(FAILING)
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")  # its export stands beside it
     code = f"""
         import json, os, signal
         import yolov5.train as t, yolov5.export as e
@@ -99,7 +100,7 @@ def test_a_failing_hook_is_named_and_leaves_the_host_as_it_was(tmp_path, shapes,
         train = dict(data={str(shapes)!r}, weights={str(finished.weights / "best_pruned.pt")!r}, imgsz=64,
                      batch_size=16, device="cpu", workers=0, noplots=True, noautoanchor=True,
                      project="runs", exist_ok=True, sparse_recipe="recipe.yaml", sparse_hooks="failing.py")
-        export = dict(weights={str(finished.weights / "best.pt")!r}, imgsz=64, include=["onnx"],
+        export = dict(weights="best.pt", imgsz=64, include=["onnx"],
                       sparse_hooks="failing.py")
         said = {{}}
         def attempt(name, call):

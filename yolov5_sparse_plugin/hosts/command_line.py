@@ -86,7 +86,7 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
         by_fire = calling.get("__name__") == "fire.core"
         if by_fire:
             if kwargs.get("help") is True:
-                return show_help(wrapper, f"yolov5 {command}")
+                return show_help(wrapper.__sparse_signature__, wrapper.__sparse_help__, f"yolov5 {command}")
             kwargs = {spelt_out(k, [*upstream.parameters, *names]): v for k, v in kwargs.items()}
         own = {k: v for k, v in kwargs.items() if k not in upstream.parameters and v is not None}
         call = upstream.bind(*args, **{k: v for k, v in kwargs.items() if k in upstream.parameters})
@@ -117,17 +117,16 @@ def caller() -> dict[str, Any]:
     return frame.f_globals
 
 
-def show_help(function: Callable, name: str) -> None:
+def show_help(signature: inspect.Signature, text: str, name: str) -> None:
     """Print fire's help of a function that takes any flag, for which fire takes `--help` for one of them."""
     from fire import helptext, trace
 
     def shown() -> None: ...
 
-    signature = inspect.signature(function)
     shown.__signature__ = signature.replace(
         parameters=[p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
     )
-    shown.__doc__ = function.__doc__
+    shown.__doc__ = text
     print(helptext.HelpText(shown, trace=trace.FireTrace(shown, name=name)))
 
 
