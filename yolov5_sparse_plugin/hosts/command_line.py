@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, NoReturn
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import OptionError, SparsePluginError
@@ -17,15 +17,20 @@ TYPED: dict[str, Any] = {}
 PARSED: dict[str, Any] = {}
 
 
+def end(error: SparsePluginError) -> NoReturn:
+    """Print an error of ours as a sentence, not as a traceback, and exit with its status."""
+    print(f"yolov5-sparse: error: {error}", file=sys.stderr)
+    if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
+        raise error
+    raise SystemExit(error.exit_status) from None
+
+
 def exit_plainly(call: Callable[[], Any]) -> Any:
-    """Run a command; print an error of ours as a sentence, not as a traceback, and exit with its status."""
+    """Run a command; an error of ours ends it, and so does an interrupt of which a run has said what it means."""
     try:
         return call()
     except SparsePluginError as error:
-        print(f"yolov5-sparse: error: {error}", file=sys.stderr)
-        if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
-            raise
-        raise SystemExit(error.exit_status) from None
+        end(error)
     except KeyboardInterrupt as interrupt:
         if not getattr(interrupt, "said", False):  # not during a sparse run: upstream's own traceback
             raise

@@ -7,6 +7,7 @@ a view of `torch` into the namespace of `train()`; everybody else's `torch` stay
 from __future__ import annotations
 
 import dis
+import functools
 import inspect
 from types import CodeType, FunctionType
 from typing import Any, Callable
@@ -28,6 +29,7 @@ class View:
         return f"<view of {self._target!r}>"
 
 
+@functools.cache
 def globals_read(code: CodeType) -> set[str]:
     """Return the names that `code`, or a function nested in it, loads as globals."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
@@ -169,14 +171,10 @@ class PatchSet:
             leads: whether this process validates and writes; others don't come by some of the seams.
         """
         for name, count in self.calls.items():
-            if (
-                (leads or not SEAMS[name].leader)
-                and SEAMS[name].required
-                and count == 0
-                and name in self._targets
-                and not SEAMS[name].is_class
-            ):
-                raise HostError(
-                    f"This YOLOv5 ({self._version}) never called {self._targets[name]!r}, which the plugin needs for: "
-                    f"{SEAMS[name].reason}. The run's result cannot be trusted."
-                )
+            seam = SEAMS[name]
+            if count or not seam.required or seam.is_class or (seam.leader and not leads):
+                continue
+            raise HostError(
+                f"This YOLOv5 ({self._version}) never called {self._targets[name]!r}, which the plugin needs for: "
+                f"{seam.reason}. The run's result cannot be trusted."
+            )
