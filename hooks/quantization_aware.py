@@ -31,7 +31,8 @@ def sparse_seams(run):
     def dataloader(create):
         def announced(*args, **kwargs):
             loader = create(*args, **kwargs)
-            if kwargs.get("augment") and run.schedule.quantization:  # of the training set
+            training = kwargs.get("augment")  # or the validation set
+            if training and run.schedule.quantization and ranks.leads(run.host):
                 memory.announce(run, loader[0].batch_size)
             return loader
 

@@ -229,6 +229,11 @@ class SparseOptions:
     zoo_timeout: float = 20.0
     origin: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def sparse(self) -> str | None:
+        """What makes a training run sparse, as the user wrote it: a recipe, else a teacher; None without both."""
+        return next((self.asked(name) for name in ("recipe", "teacher") if getattr(self, name) is not None), None)
+
     def asked(self, name: str) -> str:
         """Return how the user wrote option `name`, for the first part of an error message."""
         where = self.origin.get(name, BY_NAME[name].flag)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import signal
@@ -44,13 +43,13 @@ def momentum(run):
     return ((f"{i}.{j}.{k}", v) for i, g in enumerate(groups) for j, p in enumerate(g["params"])
             for k, v in sorted(state[p].items()) if torch.is_tensor(v))
 
-def write(run, kind, **more):
+def write(run, kind):
     record = {
         "kind": kind, "clock": run.optimizer.epoch, "completed": run.completed, "phase": run.phase,
         "sparsity": run.sparsity(), "model": digest(run.model.state_dict().items()),
         "masks": digest(run.masks().items()), "momentum": digest(momentum(run)),
         "ema": digest(run.ema.ema.state_dict().items()), "updates": run.ema.updates,
-        "rates": [group["lr"] for group in run.optimizer.wrapped.param_groups], **more,
+        "rates": [group["lr"] for group in run.optimizer.wrapped.param_groups],
     }
     with open("records.jsonl", "a") as file:
         file.write(json.dumps(record) + "\\n")
@@ -202,6 +201,9 @@ def stress(folder: Path, data: Path, env: dict[str, str], kills: int, seed: int)
     finished = [record for record in tried.records() if record["kind"] == "epoch"]
     if finished[-1]["completed"] != EPOCHS or finished[-1]["phase"] != "pruned_quantized":
         raise Broken(f"the run ended after {finished[-1]['completed']} epochs, {finished[-1]['phase']}")
+    levels = [record["sparsity"] for record in finished]
+    if levels != sorted(levels):
+        raise Broken(f"sparsity fell: {levels}")
     if tried.half_written():
         raise Broken(f"left behind: {', '.join(tried.half_written())}")
     if set(straight.checkpoints()) != set(tried.checkpoints()):
@@ -221,7 +223,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         data = make_data(folder / "shapes", size=64, counts=(8 * BATCHES, 16))
-        env = {**os.environ, **offline_environment(folder), "OMP_NUM_THREADS": "1"}
+        env = {**offline_environment(folder), "OMP_NUM_THREADS": "1"}
         survived = stress(folder, data, env, arguments.kills, arguments.seed)
     except Broken as broken:
         sys.exit(f"BROKEN: {broken}")

@@ -92,10 +92,12 @@ class Optimizer(ScheduledOptimizer):
         Args:
             batch: `student_inputs`, `student_outputs`, as SparseML's modifiers take them.
         """
+        return self.schedule.manager.loss_update(loss, *self._moment(self.epoch), **batch)
+
+    def _moment(self, epoch: float) -> tuple[torch.nn.Module, torch.optim.Optimizer, float, int]:
+        """Return what SparseML's modifiers are called with: module, optimizer, epoch, steps in an epoch."""
         wrapper = self._wrapper
-        return self.schedule.manager.loss_update(
-            loss, wrapper.wrapped_module, self.wrapped, self.epoch, wrapper.wrapped_steps_per_epoch, **batch
-        )
+        return wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch
 
     def emulated_step(self) -> None:
         """Count a batch whose gradients are only accumulated, or whose step mixed precision skipped."""
@@ -133,14 +135,12 @@ class Optimizer(ScheduledOptimizer):
         SparseML ends a modifier on the first call with `epoch >= end_epoch`, but the last step of N epochs is
         counted at N - 1/batches: without this, a run's last validation sees a sparsity of 0.599 instead of 0.600.
         """
-        wrapper = self._wrapper
+        moment = self._moment(epoch)
         for modifier in self.schedule.modifiers:
-            if modifier.enabled and modifier.end_pending(epoch, wrapper.wrapped_steps_per_epoch):
-                modifier.scheduled_update(wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch)
+            if modifier.enabled and modifier.end_pending(*moment[2:]):
+                modifier.scheduled_update(*moment)
                 if is_pruning(modifier):
-                    modifier.optimizer_post_step(
-                        wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch
-                    )
+                    modifier.optimizer_post_step(*moment)
         self.rates = [group["lr"] for group in self.wrapped.param_groups]
 
     def seek(self, epoch: float) -> None:
@@ -148,14 +148,12 @@ class Optimizer(ScheduledOptimizer):
 
         What starts at `epoch` itself starts with the next batch, as it does in a run that was not interrupted.
         """
-        wrapper = self._wrapper
+        moment = self._moment(epoch)
         begun = [m for m in self.schedule.modifiers if m.enabled and m.start_epoch < epoch]
         with self._following_quantization(m for m in begun if m in self.schedule.quantization):
             for modifier in begun:
-                if modifier.update_ready(epoch, wrapper.wrapped_steps_per_epoch):
-                    modifier.scheduled_update(
-                        wrapper.wrapped_module, self.wrapped, epoch, wrapper.wrapped_steps_per_epoch
-                    )
+                if modifier.update_ready(*moment[2:]):
+                    modifier.scheduled_update(*moment)
 
     def pruned_at(self) -> list[float]:
         """Return the epoch (fractional) at which each pruning modifier last computed its masks; -1: not yet."""

@@ -16,6 +16,7 @@ from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and 
 from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
 from yolov5_sparse_plugin.engine import distillation  # noqa: F401  its modifier becomes known to recipes
+from yolov5_sparse_plugin.engine.frozen import leave_out
 from yolov5_sparse_plugin.engine.optimizer import Optimizer
 from yolov5_sparse_plugin.engine.recipe import (
     is_distillation,
@@ -40,6 +41,7 @@ class Schedule:
 
     def __init__(self, text: str, source: str):
         self.text, self.source = text, source
+        self.frozen: set[str] = set()  # parameters that --freeze keeps out of the pruning, see `wrap`
         try:
             self.manager = ScheduledModifierManager.from_yaml(text)
         except Exception as error:
@@ -218,6 +220,7 @@ class Schedule:
             teacher: a module whose outputs have the form of the model's in training; None: nothing is distilled.
         """
         self.check_model(model)
+        self.frozen = leave_out(self, model)
         if teacher is not None:
             self.match_layers(model, teacher)
         return Optimizer(optimizer, model, self, self.loggers(log_file), teacher)

@@ -13,7 +13,7 @@ from types import ModuleType
 from yolov5_sparse_plugin import options, startup
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.hosts import doorways
-from yolov5_sparse_plugin.hosts.command_line import exit_plainly
+from yolov5_sparse_plugin.hosts.command_line import end, exit_plainly
 from yolov5_sparse_plugin.hosts.current import Host
 from yolov5_sparse_plugin.zoo.stub import is_stub
 
@@ -67,27 +67,19 @@ def refuse_script_by_itself() -> None:
     why = found and exit_plainly(lambda: asked_for(found[1]))
     if why:
         line = f"python -m yolov5_sparse_plugin {' '.join(sys.argv)}"
-
-        def refuse() -> None:
-            raise OptionError(f"{why}: python alone runs {sys.argv[0]} without the plugin. Type: {line}")
-
-        exit_plainly(refuse)
+        end(OptionError(f"{why}: python alone runs {sys.argv[0]} without the plugin. Type: {line}"))
 
 
 def asked_for(name: str) -> str | None:
     """Return what the script `name` was asked for that only the plugin can do, as the user wrote it."""
-    weights = value_of("--weights")
-    if options.flag_typed():
-        return options.flag_typed()
+    typed, weights = options.flag_typed(), value_of("--weights")
+    if typed:
+        return typed
     if name in ("train", "export") and weights and (is_stub(weights) or is_sparse(weights)):
         return f"--weights {weights}"
     if name != "train":
         return None
-    chosen = options.resolve({})
-    for option in ("recipe", "teacher"):
-        if getattr(chosen, option) is not None:
-            return chosen.asked(option)
-    return resumed()
+    return options.resolve({}).sparse or resumed()
 
 
 def resumed() -> str | None:

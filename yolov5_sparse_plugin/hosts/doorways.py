@@ -17,7 +17,7 @@ from typing import Any, Callable
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import HostError, OptionError
 from yolov5_sparse_plugin.hosts import current
-from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, caller, exit_plainly, parse_opt, with_options
+from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, caller, end, exit_plainly, parse_opt, with_options
 from yolov5_sparse_plugin.hosts.current import Host
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SUPPORTED
@@ -73,12 +73,8 @@ def detach() -> None:
 
 def attached() -> list[str]:
     """Return the doorways in place, as dotted names."""
-    return [
-        f"{getattr(o, '__module__', None) or o.__name__}.{n}"
-        if not isinstance(o, type)
-        else f"{o.__module__}.{o.__name__}.{n}"
-        for o, n, _ in _attached
-    ]
+    owners = [f"{o.__module__}.{o.__name__}" if isinstance(o, type) else o.__name__ for o, _, _ in _attached]
+    return [f"{owner}.{name}" for owner, (_, name, _) in zip(owners, _attached)]
 
 
 def attach(host: Host, module: ModuleType, name: str) -> None:
@@ -104,11 +100,8 @@ def moved_on(host: Host, name: str, missing: str) -> None:
         f"{SUPPORTED}. Nothing was changed. Install one of these, or run without sparse options."
     )
 
-    def refuse() -> None:
-        raise HostError(message)
-
     if options.wanted():
-        exit_plainly(refuse)
+        end(HostError(message))
     print(f"yolov5-sparse: warning: {message}", file=sys.stderr)
 
 
@@ -190,11 +183,9 @@ def segment_train(original: Callable) -> Callable:
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
         from yolov5_sparse_plugin.inference import located
-        from yolov5_sparse_plugin.training import entry
 
-        chosen = options.resolve({})
-        if entry.asks(chosen):
-            what = chosen.asked("recipe" if chosen.recipe is not None else "teacher")
+        what = options.resolve({}).sparse
+        if what:
             raise OptionError(f"{what}: recipes are for detection models; this is segmentation. Take it out.")
         opt.weights = located(opt.weights)
         return original(hyp, opt, device, callbacks)

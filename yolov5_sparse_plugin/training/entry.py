@@ -37,7 +37,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         chosen = options.resolve(typed, recorded)
     else:
         chosen = options.resolve({**typed, **on_opt})
-    if opt.resume and asks(chosen):
+    if opt.resume and chosen.sparse:
         take_over(opt, typed, upstream.__globals__)
     if chosen.gradient_accum_steps:
         upstream = accumulating(upstream, chosen, opt)
@@ -46,7 +46,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
     unpickling.check_whole(opt.weights)
-    if not (asks(chosen) or chosen.hooks or is_stub(opt.weights) or checkpoints.is_sparse(opt.weights)):
+    if not (chosen.sparse or chosen.hooks or is_stub(opt.weights) or checkpoints.is_sparse(opt.weights)):
         with PatchSet(upstream, log_seam(chosen), current.host().title):
             return upstream(hyp, opt, device, callbacks)
     with checkpoints.whole_pickles(chosen.trust_pickle):
@@ -59,9 +59,9 @@ def take_over(opt: Any, typed: dict[str, Any], host: dict[str, Any]) -> None:
     Upstream's `main` has put the recorded options in place of what was typed.
     """
     if "batch_size" in typed:
-        size, processes = option_values.whole(typed["batch_size"], "--batch-size"), host.get("WORLD_SIZE", 1)
-        opt.batch_size = int(size)
-        if size % processes:
+        opt.batch_size = option_values.whole(typed["batch_size"], "--batch-size")
+        processes = host.get("WORLD_SIZE", 1)
+        if opt.batch_size % processes:
             raise OptionError(f"--batch-size {opt.batch_size}: needs a multiple of the {processes} processes.")
     recorded = vars(opt)
     for name in sorted(set(typed) & set(recorded) - {"resume", "weights", "cfg", "hyp", "batch_size"}):
@@ -98,19 +98,14 @@ def sparse(
             f"one does not have. Start a new run from it: --weights {opt.weights}."
         )
     host = upstream.__globals__
-    if not asks(chosen) or not hooks.has_plugin("sparse_training"):
+    if not chosen.sparse or not hooks.has_plugin("sparse_training"):
         warn_of_regrowth(part, opt, host)
-        if asks(chosen):
+        if chosen.sparse:
             say(host, "the hook sparse_training is blocked, the recipe will not be executed", warn=True)
         load = {"load": lambda load: checkpoints.loader(legacy.readable(load), quantized=False)}
         with PatchSet(upstream, {**load, **log_seam(chosen)}, current.host().title):
             return upstream(hyp, opt, device, callbacks)
     return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
-
-
-def asks(chosen: SparseOptions) -> bool:
-    """Return whether a run is to be sparse, and not only to start from weights that are."""
-    return chosen.recipe is not None or chosen.teacher is not None
 
 
 def log_seam(chosen: SparseOptions) -> dict[str, Callable[[Any], Any]]:

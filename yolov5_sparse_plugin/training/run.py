@@ -22,7 +22,6 @@ from typing import Any, Callable
 
 import torch
 
-from yolov5_sparse_plugin.engine.frozen import leave_out
 from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
 from yolov5_sparse_plugin.errors import PluginError
 from yolov5_sparse_plugin.hosts import current, noval
@@ -167,16 +166,14 @@ class TrainingRun:
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
-        self.schedule.check_model(self.model)  # first: patterns that match nothing are named
-        frozen = leave_out(self.schedule, self.model)
-        if frozen:
-            self.say(
-                f"--freeze keeps {len(frozen)} of {len(self._prunable)} prunable layers as they are; the recipe's "
-                "sparsity holds in the others",
-                warn=True,
-            )
         log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
         self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
+        if self.schedule.frozen:
+            self.say(
+                f"--freeze keeps {len(self.schedule.frozen)} of {len(self._prunable)} prunable layers as they are; the "
+                "recipe's sparsity holds in the others",
+                warn=True,
+            )
         self.optimizer.stepped = self.clock.stepped
         self.optimizer.before_quantization = lambda: self.twin.before(self.model)
         self.optimizer.after_quantization = self._quantization_started
