@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, Result, hyperparameters, results, yolov5_train, zeros
+from conftest import RECIPE, REPOSITORY, Result, hyperparameters, results, yolov5_train, zeros
 
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -156,6 +156,17 @@ def test_the_logged_learning_rate_is_the_recipes(recorded):
     for column in ("x/lr0", "x/lr1", "x/lr2"):
         # the last of 8 batches of each epoch, of 0.03 falling to zero within 24
         assert logged[column] == pytest.approx([0.03 * (1 - n / 24) for n in (8, 16, 24)], abs=0.00126)
+
+
+def test_pruned_weights_may_be_quantized_from_the_first_batch_on(tmp_path, shapes, finished):
+    before, quantization = RECIPE.split("  - !MagnitudePruning")[0], RECIPE.split("  - !Quantization")[1]
+    kept = "  - !ConstantPruningModifier {params: __ALL_PRUNABLE__, start_epoch: 0.0}\n"
+    (tmp_path / "recipe.yaml").write_text(f"{before}{kept}  - !Quantization{quantization}")
+    words = ["--sparse-recipe", "recipe.yaml", "--sparse-recipe-args", "num_epochs=2,quantization_start_epoch=0.0"]
+    run = yolov5_train(tmp_path, shapes, *words, weights=finished.weights / "best_pruned.pt")
+    assert results(run)["sparse/phase"] == [3, 3]
+    assert results(run)["sparse/sparsity"] == pytest.approx([0.6, 0.6], abs=1e-4)
+    assert any(n.endswith(".scale") for n in checkpoints.read(run.weights / "last.pt")["sparse"]["state"])
 
 
 def test_real_weights_and_photos_go_through_every_phase(tmp_path, bccd, coco_weights):

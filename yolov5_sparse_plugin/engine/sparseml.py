@@ -75,6 +75,11 @@ class Schedule:
         return min((max(m.start_epoch, 0.0) for m in self.quantization), default=None)
 
     @property
+    def quantizes_already(self) -> bool:
+        """Whether the model has quantizers: wrapping the optimizer starts what starts at epoch 0."""
+        return any(modifier._qat_enabled for modifier in self.quantization)
+
+    @property
     def pruning_start(self) -> float | None:
         return min((max(m.start_epoch, 0.0) for m in self.pruning), default=None)
 

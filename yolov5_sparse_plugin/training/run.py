@@ -167,6 +167,7 @@ class TrainingRun:
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
         log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
+        self.twin.before(self.model)
         self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
         if self.schedule.frozen:
             self.say(
@@ -177,6 +178,8 @@ class TrainingRun:
         self.optimizer.stepped = self.clock.stepped
         self.optimizer.before_quantization = lambda: self.twin.before(self.model)
         self.optimizer.after_quantization = self._quantization_started
+        if self.schedule.quantizes_already:
+            self._quantization_started()
         if self.resumed:
             self.completed = int(round(self.resumed["epoch"]))
             self.optimizer.seek(float(self.completed))
