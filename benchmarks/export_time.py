@@ -1,9 +1,10 @@
-"""What an export costs: `yolov5 export` of a quantized checkpoint beside that of a dense one.
+"""What an export costs: `yolov5 export` of a quantized checkpoint beside upstream's own of a dense one.
 
     python benchmarks/export_time.py DENSE.pt QUANTIZED.pt [--rounds 5]
 
-Whole commands, interleaved; medians in seconds and ratios to the dense export, which is upstream's own. The report
-loads and times the model in every engine that is installed, so it is measured with one engine after the other.
+Whole commands, interleaved; medians in seconds and ratios to the dense export, for which the plugin is switched off.
+The report loads and times the model in every engine that is installed, so it is measured with one engine after the
+other.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ sys.argv[0] = "yolov5"
 from yolov5.cli import app
 app()
 """
+# without the plugin; upstream's command needs two things of it: torch's older exporter, and a list for a word
+UPSTREAM = """
+import functools, sys
+import torch
+torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)
+sys.argv[:] = ["yolov5", *sys.argv[2:]]
+from yolov5.cli import app
+app()
+"""
 
 
 def main() -> None:
@@ -39,22 +49,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     here = [name for name, engine in ENGINES.items() if engine.installed()]
-    variants = {"dense": (arguments.dense, ""), "quantized, no report": (arguments.quantized, "")}
+    variants = {"quantized, no report": (arguments.quantized, "")}
     for count in range(1, len(here) + 1):
         engines = ",".join(here[:count])
         variants[f"quantized, report with {engines}"] = (arguments.quantized, engines)
+    variants = {"dense, upstream": (arguments.dense, ""), "dense": (arguments.dense, ""), **variants}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as folder:
         env = {**offline_environment(Path(folder)), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         for _ in range(arguments.rounds):
             for name, (weights, engines) in variants.items():
-                shutil.copyfile(weights, Path(folder) / "model.pt")
-                words = [sys.executable, "-c", COMMAND, engines, "export", "--weights", "model.pt", "--include", "onnx"]
+                model = shutil.copyfile(weights, Path(folder) / "model.pt")
+                code = UPSTREAM if "upstream" in name else COMMAND
+                words = [sys.executable, "-c", code, engines, "export", "--weights", str(model), "--include", "[onnx]"]
                 blocked = {} if engines else {"YOLOV5_SPARSE_DISABLE": "export_report"}
+                blocked["YOLOV5_SPARSE_AUTOLOAD"] = str(int(code is COMMAND))
                 started = time.perf_counter()
                 subprocess.run(words, cwd=folder, env={**env, **blocked}, capture_output=True, check=True)
                 seconds[name].append(time.perf_counter() - started)
-    dense = statistics.median(seconds["dense"])
+    dense = statistics.median(seconds["dense, upstream"])
     for name, times in seconds.items():
         print(f"{statistics.median(times):6.1f} s  {statistics.median(times) / dense:5.2f}  {name}")
 

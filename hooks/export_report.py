@@ -7,7 +7,7 @@ from yolov5_sparse_plugin import hookimpl
 
 @hookimpl
 def sparse_export_start(export):
-    """Let the engines get ready while the graph is being made: importing one takes up to three seconds."""
+    """Let the engines get ready while the graph is being made: importing one takes about a second."""
     if "onnx" in export.arguments["include"]:
         export.start_engines()
 

@@ -140,7 +140,7 @@ def sparse_export_graph(export: ExportRun, model: onnx.ModelProto) -> onnx.Model
     """Rewrite the graph that the host has exported, before it is verified and moved into place.
 
     Args:
-        model: as torch writes it, quantizers included, with names and stride in its metadata.
+        model: as torch writes it, quantizers included, shapes inferred, with names and stride in its metadata.
 
     Returns:
         The graph to keep, or None to leave it to another hook or as it is. The first one wins.

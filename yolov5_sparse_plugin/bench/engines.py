@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,13 +32,18 @@ class Inference:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine: `title` is its makers' name for it, `pip` the command that brings it."""
+    """An engine: `title` is its makers' name for it, `pip` the command that brings it.
+
+    Attributes:
+        unneeded: modules that it imports where they are installed, and runs models without.
+    """
 
     title: str
     module: str
     distributions: tuple[str, ...]
     pip: str
     loader: Callable[[onnx_input.ImageInput, Sequence[int], Any, int], Inference]
+    unneeded: tuple[str, ...] = ()
 
     def installed(self) -> bool:
         """Say whether the engine can be imported, without importing it."""
@@ -54,12 +60,14 @@ class Engine:
         return None
 
     def prepare(self) -> None:
-        """Import the engine, up to three seconds' work, so that `load` finds it there."""
+        """Import the engine, a second's work, so that `load` finds it there; for a process of its own only."""
         # DeepSparse and OpenVINO report to their makers at import unless told not to; OpenVINO forks a process for it,
         # and leaves it alone where it believes to be in a continuous integration
         os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")
         os.environ.setdefault("NM_VERSION_CHECK", "false")
         os.environ["CI"] = "true"
+        for name in self.unneeded:
+            sys.modules.setdefault(name, None)  # importing it fails, as if it were not installed
         importlib.import_module(self.module)
 
     def load(self, path: Path, batch: int, img: int | None, threads: int) -> Inference:
@@ -126,6 +134,11 @@ ENGINES: dict[str, Engine] = {
     "openvino": Engine("OpenVINO", "openvino", ("openvino", "openvino-nightly"), "pip install openvino", _openvino),
     # 1.8.0 is its last release
     "deepsparse": Engine(
-        "DeepSparse", "deepsparse", ("deepsparse", "deepsparse-nightly"), "pip install deepsparse==1.8.0", _deepsparse
+        "DeepSparse",
+        "deepsparse",
+        ("deepsparse", "deepsparse-nightly"),
+        "pip install deepsparse==1.8.0",
+        _deepsparse,
+        unneeded=("torch",),  # two of the three seconds that its import takes
     ),
 }

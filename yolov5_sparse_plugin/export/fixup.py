@@ -19,14 +19,14 @@ def fix(model: onnx.ModelProto, target: str, uint8_input: bool = False) -> onnx.
     """Return `model`, as torch exports it with quantizers in it, as the target's engine runs it best.
 
     Args:
-        model: opset 13 or newer.
+        model: opset 13 or newer, shapes inferred.
         target: a key of `TARGETS`.
         uint8_input: let it take uint8 images, 0..255.
 
     Raises:
         ExportError: a pass without which the target is impossible cannot run; the message has its reason.
     """
-    graph = Graph.read(onnx.shape_inference.infer_shapes(model))
+    graph = Graph.read(model)
     run(graph, COMMON, target)
     passes = TARGETS[target](graph)
     if uint8_input:

@@ -62,7 +62,7 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
 def write(export: ExportRun, file: Path) -> None:
     """Write `<model>.export.json`, `<model>.report.html` and `<model>.sparsity.png` beside the model."""
     export.engines.load([file], batch=int(export.arguments["batch_size"]))
-    model, raw = onnx.load(file), file.read_bytes()
+    model, raw = export.exported, file.read_bytes()
     layers = layers_of(model)
     with ThreadPoolExecutor(1) as beside:
         gzipped = beside.submit(gzip.compress, raw, 6)

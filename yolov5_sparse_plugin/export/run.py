@@ -52,7 +52,8 @@ class ExportRun:
         quantized: whether the model has quantizers.
         sparse: whether there is anything for this plugin to do but to repair upstream's command.
         model: the torch model, once loaded.
-        findings: of `verify`, once the graph is there. written: the file, once it is in place.
+        exported: the graph, as it is in the file, once it is there. findings: of `verify`.
+        written: the file, once it is in place.
         engines: processes of the installed engines, once `start_engines` was called.
     """
 
@@ -71,6 +72,7 @@ class ExportRun:
         asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks"} & set(options.origin)
         self.sparse = bool(self.part or asked)
         self.model: torch.nn.Module | None = None
+        self.exported: onnx.ModelProto | None = None
         self.findings: verify.Findings | None = None
         self.written: Path | None = None
         self.engines: Processes | None = None
@@ -98,10 +100,10 @@ class ExportRun:
     def verification_images(self, count: int) -> tuple[list[Any], str]:
         """Return up to `count` images of --data's validation split, and where they are from.
 
-        Without --data they are generated, and a quarter as many: there is nothing on them to be found.
+        Without --data it is a single one, generated: there is nothing on it to be found.
         """
         if "data" not in self.typed:
-            return list(images.generated(count // 4, self.size)), "generated images (name real ones with --data)"
+            return list(images.generated(1, self.size)), "generated image (name real ones with --data)"
         data = Path(str(self.arguments["data"]))
         return list(images.load(images.spread(images.files(data, "val"), count), self.size)), f"images of {data}"
 
@@ -258,11 +260,13 @@ class ExportRun:
 
     def _finish(self, file: Path) -> None:
         """Let the hooks rewrite the graph at `file`, and compare the result with the torch model."""
-        model = onnx.load(file)
+        # from the file: a model in memory would be written out and read again for it
+        model = onnx.shape_inference.infer_shapes(file.read_bytes())
         fixed = self.hook.sparse_export_graph(export=self, model=model)
         if fixed is not None:
             model = fixed
             onnx.save(model, file)
+        self.exported = model
         self.findings = verify.verify(self, model, file)
         for line in self.findings.lines():
             self.say(line)

@@ -69,14 +69,14 @@ class Findings:
 
 
 def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
-    """Check `model`, run it from `file` in ONNX Runtime beside the torch model, and compare.
+    """Check `file`, which holds `model`, run it in ONNX Runtime beside the torch model, and compare.
 
     Raises:
         ExportError: the graph is invalid or does not run, computes something of another shape or no numbers, or lost
             zeros.
     """
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
     given, source = export.verification_images(IMAGES)
