@@ -4,14 +4,17 @@
 
 The graph is validated by an unmodified YOLOv5 (the plugin is switched off). `yolov5 val` gives ONNX files square
 images and torch models rectangular ones; for a fair comparison the torch model gets the square ones here, too.
+
+Two roundings of one model differ by some thousandths of mAP50 on a hundred images, in either direction. Several sizes
+(`--img 576 608 640`) are several such comparisons of the same model; their mean says whether a graph loses anything.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,7 @@ val.create_dataloader = lambda *args, **kwargs: create(*args, **{**kwargs, "rect
 val.run(data=sys.argv[2], weights=sys.argv[1], imgsz=int(sys.argv[3]), batch_size=1, device="cpu", workers=0,
         project=sys.argv[4], half=False)
 """
+PLACES = "mAP50 {:.3f}  mAP50-95 {:.3f}"
 
 
 def figures(output: str) -> tuple[float, float]:
@@ -39,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="its folder must be writable: YOLOv5 caches labels")
-    parser.add_argument("--img", type=int, default=640)
+    parser.add_argument("--img", type=int, nargs="+", default=[640])
     parser.add_argument("--one-shot", help="recipe, for a dense checkpoint")
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     arguments = parser.parse_args()
@@ -49,7 +53,8 @@ def main() -> None:
         folder = Path(name)
         env = {**offline_environment(folder), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 
-        def run(words: list[str], **more: str) -> str:
+        def run(*words: object, **more: str) -> str:
+            words = [sys.executable, *map(str, words)]
             done = subprocess.run(
                 words, env={**env, **more}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder
             )
@@ -57,39 +62,32 @@ def main() -> None:
                 sys.exit(done.stdout[-3000:])
             return done.stdout
 
-        weights, data = arguments.weights.resolve(), str(arguments.data.resolve())
-        size = str(arguments.img)
-        # a dense checkpoint of a git checkout is read by upstream alone
-        torch = figures(run([sys.executable, "-c", SQUARE, str(weights), data, size, str(folder / "val")]))
-        print(
-            f"{'torch' if not arguments.one_shot else 'dense torch':14} mAP50 {torch[0]:.3f}  mAP50-95 {torch[1]:.3f}"
-        )
-        yolov5 = str(Path(sys.executable).with_name("yolov5"))
+        weights, data, runs = arguments.weights.resolve(), arguments.data.resolve(), folder / "val"
+        yolov5 = Path(sys.executable).with_name("yolov5")
+        files = {}
         for target in arguments.targets:
-            copy = folder / target / "model.pt"
-            copy.parent.mkdir()
-            shutil.copyfile(weights, copy)
-            words = ["export", "--weights", str(copy), "--include", "onnx", "--imgsz", size, "--sparse-target", target]
+            (folder / target).mkdir()
+            copy = shutil.copyfile(weights, folder / target / "model.pt")
+            words = ["--weights", copy, "--include", "onnx", "--imgsz", arguments.img[0], "--sparse-target", target]
             words += ["--sparse-one-shot", arguments.one_shot, "--data", data] if arguments.one_shot else []
-            run([yolov5, *words])
-            words = [
-                "val",
-                "--weights",
-                str(copy.with_suffix(".onnx")),
-                "--data",
-                data,
-                "--img",
-                size,
-                "--batch-size",
-                "1",
-            ]
-            words += ["--device", "cpu", "--workers", "0", "--project", str(folder / "val")]
-            found = figures(run([yolov5, *words], YOLOV5_SPARSE_AUTOLOAD="0"))
-            print(
-                f"{target:14} mAP50 {found[0]:.3f}  mAP50-95 {found[1]:.3f}   difference {found[0] - torch[0]:+.3f} "
-                f"{found[1] - torch[1]:+.3f}   {os.path.getsize(copy.with_suffix('.onnx')) / 1e6:.1f} MB",
-                flush=True,
-            )
+            words += ["--dynamic"] if len(arguments.img) > 1 else []
+            run(yolov5, "export", *words, YOLOV5_SPARSE_DISABLE="export_report")
+            files[target] = copy.with_suffix(".onnx")
+        lost: dict[str, list[tuple[float, float]]] = {target: [] for target in files}
+        for size in arguments.img:
+            # a dense checkpoint of a git checkout is read by upstream alone
+            torch = figures(run("-c", SQUARE, weights, data, size, runs))
+            print(f"{size} px, {'dense ' * bool(arguments.one_shot)}torch: {PLACES.format(*torch)}", flush=True)
+            for target, file in files.items():
+                words = ["--weights", file, "--data", data, "--img", size, "--batch-size", 1, "--device", "cpu"]
+                words += ["--workers", 0, "--project", runs]
+                found = figures(run(yolov5, "val", *words, YOLOV5_SPARSE_AUTOLOAD="0"))
+                lost[target].append((found[0] - torch[0], found[1] - torch[1]))
+                difference = "{:+.3f} {:+.3f}".format(*lost[target][-1])
+                print(f"  {target:12} {PLACES.format(*found)}   difference {difference}", flush=True)
+        for target, file in files.items():
+            means = "{:+.4f} {:+.4f}".format(*(statistics.mean(column) for column in zip(*lost[target])))
+            print(f"{target:14} mean difference {means}, {file.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

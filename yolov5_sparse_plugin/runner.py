@@ -32,13 +32,16 @@ FUTURE = sum({getattr(__future__, name).compiler_flag for name in __future__.all
 
 def main(words: list[str]) -> int:
     """Run the script that `words` name, or print how to; return the exit status of what ends without an exception."""
-    from yolov5_sparse_plugin.hosts.command_line import exit_plainly
+    from yolov5_sparse_plugin.hosts.command_line import end
 
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     path = os.path.join(os.getcwd(), words[0])  # as Python makes it, not tidied up
-    source = exit_plainly(lambda: read(words[0]))
+    try:
+        source = read(words[0])
+    except OptionError as error:
+        end(error)
     try:
         execute(source, path, words)
     except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import inspect
 import os
@@ -27,10 +28,9 @@ def end(error: SparsePluginError) -> NoReturn:
 
 
 def exit_plainly(call: Callable[[], Any]) -> Any:
-    """Run a command, the last thing that this process does.
-
-    An error of ours ends it, and so does an interrupt of which a run has said what it means.
-    """
+    """Run a command; an error of ours ends it, and so does an interrupt of which a run has said what it means."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # else Python looks for garbage among all that torch and YOLOv5 hold: 1.5 s
     try:
         return call()
     except SparsePluginError as error:
@@ -39,8 +39,6 @@ def exit_plainly(call: Callable[[], Any]) -> Any:
         if not getattr(interrupt, "said", False):  # not during a sparse run: upstream's own traceback
             raise
         raise SystemExit(getattr(interrupt, "exit_status", 130)) from None
-    finally:
-        gc.freeze()  # Python would look for garbage among all that torch and YOLOv5 hold: 1.5 s
 
 
 def parse_opt(original: Callable, command: str = "train") -> Callable:
