@@ -29,6 +29,7 @@ from yolov5_sparse_plugin.export.passes.saturate_relu import SaturateRelu
 from yolov5_sparse_plugin.export.passes.shorten_names import ShortenNames
 from yolov5_sparse_plugin.export.passes.shrink_constants import ShrinkConstants
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
+from yolov5_sparse_plugin.export.passes.transpose_rows import TransposeRows
 from yolov5_sparse_plugin.export.passes.uint8_input import Uint8Input
 from yolov5_sparse_plugin.export.targets import AT_CONVOLUTIONS, EVERYWHERE, TARGETS
 
@@ -327,6 +328,27 @@ def test_stem_to_depth_computes_the_same_products(eight):
     assert "SpaceToDepth" in ops(proto)
     given = image()
     np.testing.assert_allclose(outputs(proto, given), outputs(before, given), atol=1e-5)
+
+
+def test_transpose_rows_moves_the_same_numbers_a_box_at_a_time():
+    before = model(
+        "a = Conv(images, w) b = Reshape(a, shape) c = Transpose<perm = [0, 1, 3, 4, 2]>(b) "
+        "d = Sigmoid(c) y = Reshape(d, flat)",
+        w=floats(14, 3, 1, 1),
+        shape=np.array([1, 2, 7, 16, 16]),
+        flat=np.array([1, 2, 256, 7]),
+    )
+    proto, _ = after(before, TransposeRows())
+    assert ops(proto) == ["Conv", "Sigmoid", "Transpose", "Reshape", "Transpose", "Reshape"]
+    permutations = [list(node.attribute[0].ints) for node in proto.graph.node if node.op_type == "Transpose"]
+    assert permutations == [[0, 2, 3, 1], [0, 3, 1, 2, 4]]
+    given = image()
+    assert np.array_equal(outputs(before, given), outputs(proto, given))
+
+
+def test_transpose_rows_leaves_other_reshapes_alone():
+    graph = Graph.read(model("a = Reshape(images, s) y = Transpose<perm = [0, 1, 3, 2]>(a)", s=np.array([1, 3, 8, 32])))
+    assert TransposeRows().check(graph) == "nothing is reshaped and transposed as the Detect layer does it"
 
 
 def test_stem_to_depth_says_why_it_leaves_other_stems_alone():

@@ -151,3 +151,12 @@ def bypass(node: gs.Node, by: gs.Tensor) -> None:
 def values(tensor: gs.Tensor | None) -> np.ndarray | None:
     """Return the values of a constant, None for anything else."""
     return tensor.values if isinstance(tensor, gs.Constant) else None
+
+
+def shape_of(reshape: gs.Node) -> list[int | None]:
+    """Return the shape that a Reshape makes, None where it is computed (`--dynamic`)."""
+    shape, maker = values(reshape.inputs[1]), producer(reshape.inputs[1])
+    if shape is not None:
+        return [int(size) for size in shape]
+    parts = [values(tensor) for tensor in maker.inputs] if maker is not None and maker.op == "Concat" else []
+    return [int(part.reshape(-1)[0]) if part is not None else None for part in parts]

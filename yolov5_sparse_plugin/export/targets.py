@@ -22,6 +22,7 @@ from yolov5_sparse_plugin.export.passes.quantize_weights import QuantizeWeights
 from yolov5_sparse_plugin.export.passes.saturate_relu import SaturateRelu
 from yolov5_sparse_plugin.export.passes.shrink_constants import ShrinkConstants
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
+from yolov5_sparse_plugin.export.passes.transpose_rows import TransposeRows
 
 EVERYWHERE = PlaceQuantizers(("Conv", "Sigmoid", "Mul", "Add", "Concat", "MaxPool", "Resize"), outputs=True)
 AT_CONVOLUTIONS = PlaceQuantizers(("Conv",), outputs=False)
@@ -50,7 +51,7 @@ def for_onnxruntime(graph: Graph) -> tuple[Pass, ...]:
 
 def for_openvino(graph: Graph) -> tuple[Pass, ...]:
     """8 bits at the convolutions' inputs: OpenVINO fuses the float activation into the convolution before it."""
-    return (AT_CONVOLUTIONS,)
+    return (AT_CONVOLUTIONS, TransposeRows())
 
 
 def for_deepsparse(graph: Graph) -> tuple[Pass, ...]:

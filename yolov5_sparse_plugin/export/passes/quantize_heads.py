@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import Graph, Grid, constant, dequantizer, producer, store_weight, values
+from yolov5_sparse_plugin.export.graph import Graph, Grid, constant, dequantizer, shape_of, store_weight, values
 from yolov5_sparse_plugin.export.passes import Pass
 
 # logits beyond these change next to nothing, and a narrow grid is a fine one. Confidence: sigmoid(-8) is 0.0003, below
@@ -57,15 +57,6 @@ def logit_limits(conv: gs.Node) -> np.ndarray:
     if outputs < count:
         limit[:, :4] = BOX_LIMIT
     return limit.reshape(-1)
-
-
-def shape_of(reshape: gs.Node) -> list[int | None]:
-    """Return the shape that a Reshape makes, None where it is computed (`--dynamic`)."""
-    shape, maker = values(reshape.inputs[1]), producer(reshape.inputs[1])
-    if shape is not None:
-        return [int(size) for size in shape]
-    parts = [values(tensor) for tensor in maker.inputs] if maker is not None and maker.op == "Concat" else []
-    return [int(part.reshape(-1)[0]) if part is not None else None for part in parts]
 
 
 def is_head(conv: gs.Node) -> bool:
