@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from yolov5_sparse_plugin import __version__, runner
-from yolov5_sparse_plugin.errors import SparsePluginError
+from yolov5_sparse_plugin.errors import SparsePluginError, end
 from yolov5_sparse_plugin.zoo.commands import add_parser as add_zoo
 from yolov5_sparse_plugin.zoo.commands import run as zoo
 
@@ -229,8 +229,7 @@ def main() -> int:
         commands = {"demo": demo, "bench": bench, "zoo": zoo, "status": status, "recipes": recipes}
         return commands[arguments.command](arguments)
     except SparsePluginError as error:
-        print(f"yolov5-sparse: error: {error}", file=sys.stderr)
-        return error.exit_status
+        end(error)
     except KeyboardInterrupt:
         print("\nyolov5-sparse: interrupted", file=sys.stderr)
         return 130

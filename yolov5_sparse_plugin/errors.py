@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class SparsePluginError(Exception):
@@ -55,3 +58,11 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "Known: " + ", ".join(known[:12]) + (", …" if len(known) > 12 else "") + "."
+
+
+def end(error: SparsePluginError) -> NoReturn:
+    """Print an error as a sentence and exit with its status; with `YOLOV5_SPARSE_TRACE=1` a traceback follows."""
+    print(f"yolov5-sparse: error: {error}", file=sys.stderr)
+    if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
+        raise error
+    raise SystemExit(error.exit_status) from None

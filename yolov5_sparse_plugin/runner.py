@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from yolov5_sparse_plugin.errors import OptionError
+from yolov5_sparse_plugin.errors import OptionError, end
 
 USAGE = """\
 usage: python -m yolov5_sparse_plugin SCRIPT [ARGUMENT ...]
@@ -32,8 +32,6 @@ FUTURE = sum({getattr(__future__, name).compiler_flag for name in __future__.all
 
 def main(words: list[str]) -> int:
     """Run the script that `words` name, or print how to; return the exit status of what ends without an exception."""
-    from yolov5_sparse_plugin.hosts.command_line import end
-
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if words else sys.stderr)
         return 0 if words else 2

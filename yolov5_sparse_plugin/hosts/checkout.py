@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 from yolov5_sparse_plugin import options, startup
-from yolov5_sparse_plugin.errors import OptionError
+from yolov5_sparse_plugin.errors import OptionError, end
 from yolov5_sparse_plugin.hosts import doorways
-from yolov5_sparse_plugin.hosts.command_line import end, exit_plainly
+from yolov5_sparse_plugin.hosts.command_line import exit_plainly
 from yolov5_sparse_plugin.hosts.current import Host
 from yolov5_sparse_plugin.zoo.stub import is_stub
 

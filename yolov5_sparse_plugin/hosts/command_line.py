@@ -5,26 +5,17 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
-import os
 import sys
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import OptionError, SparsePluginError
+from yolov5_sparse_plugin.errors import OptionError, SparsePluginError, end
 from yolov5_sparse_plugin.hosts.patchset import View
 
 # what the user typed, from the doorway (`run`, `run_cli`, `parse_opt`) to `train()`; `main` replaces `opt` on resume
 TYPED: dict[str, Any] = {}
 # what the last parser made of them, defaults included: SparseML's scripts hand that over as keywords
 PARSED: dict[str, Any] = {}
-
-
-def end(error: SparsePluginError) -> NoReturn:
-    """Print an error of ours as a sentence, not as a traceback, and exit with its status."""
-    print(f"yolov5-sparse: error: {error}", file=sys.stderr)
-    if os.environ.get("YOLOV5_SPARSE_TRACE", "0") not in ("", "0"):
-        raise error
-    raise SystemExit(error.exit_status) from None
 
 
 def exit_plainly(call: Callable[[], Any]) -> Any:

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import HostError, OptionError
+from yolov5_sparse_plugin.errors import HostError, OptionError, end
 from yolov5_sparse_plugin.hosts import current
-from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, caller, end, exit_plainly, parse_opt, with_options
+from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, caller, exit_plainly, parse_opt, with_options
 from yolov5_sparse_plugin.hosts.current import Host
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SUPPORTED
