@@ -3,7 +3,8 @@
 A hook is a module, a class or a file (`--sparse-hooks`) whose functions carry `@hookimpl` and the names below.
 It may leave out arguments that it does not need. `run` is always the run in progress, a
 `yolov5_sparse_plugin.training.run.TrainingRun`, `export` the export in progress, a
-`yolov5_sparse_plugin.export.run.ExportRun`; they belong to the plugin: read them, and keep what is yours in your own hook.
+`yolov5_sparse_plugin.export.run.ExportRun`; they belong to the plugin: read them, and keep what is
+yours in your hook.
 """
 
 from __future__ import annotations
