@@ -31,8 +31,8 @@ class TransposeRows(Pass):
         for reshape in graph.nodes("Reshape"):
             transpose = sole_reader(reshape, "Transpose")
             sigmoid = transpose and sole_reader(transpose, "Sigmoid")
-            known = [size for size in shape_of(reshape)[1:3] if size and size > 0]
-            if sigmoid and transpose.attrs.get("perm") == [0, 1, 3, 4, 2] and len(known) == 2:
+            known = len(reshape.inputs[0].shape or ()) == 4 and all((size or 0) > 0 for size in shape_of(reshape)[1:3])
+            if sigmoid and known and transpose.attrs.get("perm") == [0, 1, 3, 4, 2]:
                 found.append((reshape, transpose, sigmoid))
         return found
 
