@@ -143,6 +143,18 @@ def test_every_targets_graph_is_right_in_openvino(each_target):
     assert np.abs(found - wanted)[..., :4].mean() < 0.6 and np.abs(found - wanted)[..., 4:].mean() < 0.01
 
 
+def test_every_targets_graph_is_right_in_opencv(each_target):
+    import cv2
+
+    _, file = each_target
+    network = cv2.dnn.readNetFromONNX(str(file))
+    network.setInput(picture())
+    found, expected = network.forward(), session(file).run(None, {"images": picture()})[0]
+    assert found.shape == expected.shape
+    assert np.abs(found[..., :4] - expected[..., :4]).mean() < 0.2  # pixels
+    assert np.abs(found[..., 4:] - expected[..., 4:]).mean() < 0.01
+
+
 def test_the_openvino_graph_leaves_activations_float(finished, tmp_path):
     model = onnx.load(export(finished.weights / "best.pt", tmp_path, sparse_target="openvino"))
     readers = {name: node for node in model.graph.node for name in node.input}
