@@ -49,23 +49,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     here = [name for name, engine in ENGINES.items() if engine.installed()]
-    variants = {"quantized, no report": (arguments.quantized, "")}
+    # name -> what runs, on which checkpoint, with which engines
+    variants = {
+        "dense, upstream": (UPSTREAM, arguments.dense, ""),
+        "dense": (COMMAND, arguments.dense, ""),
+        "quantized, no report": (COMMAND, arguments.quantized, ""),
+    }
     for count in range(1, len(here) + 1):
         engines = ",".join(here[:count])
-        variants[f"quantized, report with {engines}"] = (arguments.quantized, engines)
-    variants = {"dense, upstream": (arguments.dense, ""), "dense": (arguments.dense, ""), **variants}
+        variants[f"quantized, report with {engines}"] = (COMMAND, arguments.quantized, engines)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as folder:
         env = {**offline_environment(Path(folder)), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         for _ in range(arguments.rounds):
-            for name, (weights, engines) in variants.items():
+            for name, (code, weights, engines) in variants.items():
                 model = shutil.copyfile(weights, Path(folder) / "model.pt")
-                code = UPSTREAM if "upstream" in name else COMMAND
                 words = [sys.executable, "-c", code, engines, "export", "--weights", str(model), "--include", "[onnx]"]
-                blocked = {} if engines else {"YOLOV5_SPARSE_DISABLE": "export_report"}
-                blocked["YOLOV5_SPARSE_AUTOLOAD"] = str(int(code is COMMAND))
+                switches = {} if engines else {"YOLOV5_SPARSE_DISABLE": "export_report"}
+                switches["YOLOV5_SPARSE_AUTOLOAD"] = "0" if code is UPSTREAM else "1"
                 started = time.perf_counter()
-                subprocess.run(words, cwd=folder, env={**env, **blocked}, capture_output=True, check=True)
+                subprocess.run(words, cwd=folder, env={**env, **switches}, capture_output=True, check=True)
                 seconds[name].append(time.perf_counter() - started)
     dense = statistics.median(seconds["dense, upstream"])
     for name, times in seconds.items():

@@ -22,6 +22,7 @@ from yolov5_sparse_plugin.export.passes.convolve_integers import ConvolveInteger
 from yolov5_sparse_plugin.export.passes.quantize_bias import QuantizeBias
 from yolov5_sparse_plugin.export.passes.quantize_heads import QuantizeHeads
 from yolov5_sparse_plugin.export.passes.stem_to_depth import StemToDepth
+from yolov5_sparse_plugin.export.passes.transpose_rows import TransposeRows
 from yolov5_sparse_plugin.export.targets import AT_CONVOLUTIONS, COMMON, EVERYWHERE
 
 WHOLE = (StemToDepth(), QuantizeHeads(), EVERYWHERE, QuantizeBias())
@@ -30,7 +31,9 @@ VARIANTS = {
     "without stem_to_depth": WHOLE[1:],
     "without quantize_heads": (WHOLE[0], *WHOLE[2:]),
     "without quantize_bias": WHOLE[:3],
+    "everywhere, transpose_rows": (*WHOLE, TransposeRows()),
     "at convolutions": (AT_CONVOLUTIONS,),
+    "at convolutions, transpose_rows": (AT_CONVOLUTIONS, TransposeRows()),
     "at convolutions, stem_to_depth": (StemToDepth(), AT_CONVOLUTIONS),
     "at convolutions, quantize_bias": (AT_CONVOLUTIONS, QuantizeBias()),
     "integer convolutions": (AT_CONVOLUTIONS, ConvolveIntegers()),

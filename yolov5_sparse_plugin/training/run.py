@@ -167,7 +167,7 @@ class TrainingRun:
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
         log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
-        self.twin.before(self.model)
+        self.twin.before(self.model)  # to wrap is to quantize, where the recipe starts with that
         self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
         if self.schedule.frozen:
             self.say(
