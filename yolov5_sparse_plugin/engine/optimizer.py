@@ -11,7 +11,7 @@ import torch
 from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and no analytics
 
 from sparseml.pytorch.optim import ScheduledOptimizer  # isort: skip
-from yolov5_sparse_plugin.engine.recipe import is_pruning
+from yolov5_sparse_plugin.engine.modifiers import is_pruning
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.engine.sparseml import Schedule

@@ -17,15 +17,9 @@ from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
 from yolov5_sparse_plugin.engine import distillation  # noqa: F401  its modifier becomes known to recipes
 from yolov5_sparse_plugin.engine.frozen import leave_out
+from yolov5_sparse_plugin.engine.modifiers import is_distillation, is_learning_rate, is_pruning, is_quantization
 from yolov5_sparse_plugin.engine.optimizer import Optimizer
-from yolov5_sparse_plugin.engine.recipe import (
-    is_distillation,
-    is_learning_rate,
-    is_pruning,
-    is_quantization,
-    matches,
-    parse,
-)
+from yolov5_sparse_plugin.engine.recipe import matches, parse
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
