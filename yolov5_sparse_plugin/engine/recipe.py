@@ -15,6 +15,7 @@ from yolov5_sparse_plugin.engine.modifiers import TAG_PREFIX, modifier_classes, 
 from yolov5_sparse_plugin.errors import RecipeError, nearest
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
+
 def parse(recipe: RecipeText, variables: dict[str, Any]) -> str:
     """Return the recipe's YAML with `variables` put in and every `eval(…)` computed.
 
