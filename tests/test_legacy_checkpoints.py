@@ -8,14 +8,14 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 import time
 from copy import deepcopy
 
 import fork
 import pytest
 import torch
-from conftest import call, results, train_words, yolov5_train, zeros
+from commands import run_commands
+from conftest import results, train_words, yolov5_train, zeros
 from yolov5.models import common
 from yolov5.utils.general import LOGGER
 
@@ -577,32 +577,6 @@ def test_aliases_that_multiply_a_recipe_are_refused_at_once():
 
 
 # -------------------------------------------------------------------------------------------- the commands, for real
-
-# runs the real console script once for each list of words, in one process: each import of YOLOv5 costs seconds
-COMMANDS = """
-import json, sys
-import yolov5.cli
-from yolov5.utils.general import LOGGER
-out = []
-for words in {words}:
-    print("COMMAND", flush=True)
-    sys.argv, status = ["yolov5", *words], 0
-    try:
-        yolov5.cli.app()
-    except SystemExit as end:
-        status = end.code or 0
-    print("STATUS", status, flush=True)
-"""
-
-
-def run_commands(cwd, *commands, **env):
-    """Return status and output of each."""
-    words = [[str(word) for word in each] for each in commands]
-    done = call([sys.executable, "-c", COMMANDS.format(words=words)], cwd, **env)
-    parts = [part.rpartition("STATUS ") for part in done.output.split("COMMAND\n")[1:]]
-    assert len(parts) == len(commands), done.output[-4000:]
-    return [(int(status.split()[0]), text) for text, _, status in parts]
-
 
 def test_val_detect_load_and_export_take_the_forks_checkpoints(tmp_path, shapes, pruned):
     """The form that the published recipes leave behind: pruned, and pruned and quantized."""
