@@ -69,12 +69,12 @@ def test_recipe_that_is_no_recipe(tmp_path):
         ),
         (
             "n: 3\nmodifiers:\n  - !EpochRangeModifier\n      start_epoch: 0.0\n      end_epoch: eval(m * 2)\n",
-            r"r\.yaml: cannot compute the recipe's variables",
+            r"r\.yaml, line 5: cannot compute the recipe's variables: eval\(m \* 2\): there is no variable 'm'",
         ),
         (
             "modifiers:\n  - !LearningRateFunctionModifier\n      {start_epoch: 0.0, end_epoch: 3.0, lr_func: sine, "
             "init_lr: 0.1, final_lr: 0.01}\n",
-            r"r\.yaml: SparseML refuses this recipe: lr_func must be one of",
+            r"r\.yaml, line 2: LearningRateFunctionModifier: SparseML refuses it: lr_func must be one of",
         ),
     ],
 )

@@ -204,9 +204,12 @@ def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, prun
     """Pickled in the middle of pruning, a module drags SparseML's masks along."""
     monkeypatch.chdir(tmp_path)
     from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.recipes_io import RecipeText
 
     model = deepcopy(pruned).train()
-    optimizer = Schedule(fork.PRUNED, "recipe").wrap(torch.optim.SGD(model.parameters(), lr=0.0), model, None)
+    optimizer = Schedule.load(RecipeText(fork.PRUNED, "recipe")).wrap(
+        torch.optim.SGD(model.parameters(), lr=0.0), model, None
+    )
     optimizer.bind(4, 0)
     sum(output.mean() for output in model(IMAGES)).backward()
     optimizer.step()
@@ -531,10 +534,8 @@ def test_a_huge_expression_is_refused_at_once(expression):
 
     text = f"n: eval({expression})\nmodifiers:\n  - !EpochRangeModifier {{start_epoch: 0.0, end_epoch: eval(n)}}\n"
     started = time.monotonic()
-    with pytest.raises(RecipeError, match=r"r\.yaml: (cannot compute|not valid YAML)"):
+    with pytest.raises(RecipeError, match=r"r\.yaml(, line 1)?: (cannot compute|not valid YAML)"):
         Schedule.load(RecipeText(text, "r.yaml"))
-    with pytest.raises(RecipeError, match="SparseML refuses"):
-        Schedule(text, "a checkpoint's recipe")
     assert time.monotonic() - started < 5
 
 
@@ -549,17 +550,16 @@ def test_expressions_that_build_on_each_other_stay_small():
 
 
 def test_ordinary_expressions_mean_what_they_meant():
-    from sparseml.utils import UnknownVariableException, restricted_eval
+    from sparseml.utils import restricted_eval
 
-    from yolov5_sparse_plugin.engine.expressions import Evaluator
+    from yolov5_sparse_plugin.engine.expressions import UnknownVariable, evaluate
 
-    evaluate = Evaluator(UnknownVariableException)
     known = {"num_epochs": 52, "rate": 0.0032}
     for expression in ("num_epochs - 2", "rate * 0.12", "2 ** 3 // 3", "max(0, 1.5)", "round(7 / 3)", "2 ** 0.5",
                        "min(num_epochs, 10) % 4", "int(7.9)", "round(rate * 3, 4)", "2 ** 10"):  # fmt: skip
         ours, theirs = evaluate(expression, known), restricted_eval(expression, known)
         assert ours == theirs and type(ours) is type(theirs), expression
-    with pytest.raises(UnknownVariableException):
+    with pytest.raises(UnknownVariable):
         evaluate("unknown + 1", known)
 
 
@@ -577,6 +577,7 @@ def test_aliases_that_multiply_a_recipe_are_refused_at_once():
 
 
 # -------------------------------------------------------------------------------------------- the commands, for real
+
 
 def test_val_detect_load_and_export_take_the_forks_checkpoints(tmp_path, shapes, pruned):
     """The form that the published recipes leave behind: pruned, and pruned and quantized."""

@@ -107,7 +107,7 @@ def test_resolved_text_reads_back_as_the_same_recipe():
     from yolov5_sparse_plugin.engine.sparseml import Schedule
 
     first = Schedule.load(read("finetune_pruned_quantized"), {"num_epochs": 20})
-    again = Schedule(first.text, "checkpoint")
+    again = Schedule.load(RecipeText(first.text, "checkpoint"))
     assert (first.epochs, first.quantization_start, first.pruning_end) == (20, 17, 10)
     assert [str(m) for m in first.modifiers] == [str(m) for m in again.modifiers]
 
@@ -117,3 +117,67 @@ def test_text_and_names_and_files_are_told_apart(tmp_path):
     assert read("pruned").source == str(recipes_io.shipped()["pruned"])
     file = tmp_path / "pruned"
     assert isinstance(read(str(shipped()["pruned"])), RecipeText) and not file.exists()
+
+
+STAGED = """\
+version: 1.1.0
+sparsity: 0.6
+first:
+  epochs: 4
+  first_modifiers:
+  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: eval(epochs)}
+  - !MagnitudePruningModifier
+      params: ['re:.*weight']
+      init_sparsity: 0.05
+      final_sparsity: eval(sparsity)
+      start_epoch: 0.0
+      end_epoch: eval(epochs / 2)
+      update_frequency: 0.5
+second:
+  second_modifiers:
+  - !EpochRangeModifier {start_epoch: 4.0, end_epoch: 6.0}
+"""
+ALIASED = """\
+num_epochs: &num_epochs 2
+rate: &rate 0.01
+later: eval(earlier * 2)
+earlier: eval(num_epochs / 4)
+names: ['re:.*weight']
+training_modifiers:
+  - !EpochRangeModifier
+    start_epoch: 0
+    end_epoch: *num_epochs
+  - !SetLearningRateModifier {learning_rate: *rate, start_epoch: eval(later)}
+pruning_modifiers:
+  - !ConstantPruningModifier
+    params: eval(names)
+"""
+
+
+@pytest.mark.parametrize(
+    "text, variables",
+    [
+        *((file.read_text(), {}) for file in shipped().values()),
+        (shipped()["finetune_pruned_quantized"].read_text(), {"num_epochs": 20, "final_sparsity": 0.7}),
+        (STAGED, {"sparsity": 0.5}),
+        (STAGED, {"epochs": 2}),
+        (ALIASED, {"num_epochs": 8}),
+    ],
+)
+def test_a_recipe_says_to_us_what_it_says_to_sparseml(text, variables):
+    from sparseml.pytorch.optim import ScheduledModifierManager
+
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
+
+    theirs = ScheduledModifierManager.from_yaml(block_style(text), recipe_variables=variables)
+    ours = Schedule.load(RecipeText(text, "r.yaml"), variables)
+    assert [str(m) for m in ours.modifiers] == [str(m) for m in theirs.iter_modifiers()]
+    again = Schedule.load(RecipeText(ours.text, "a checkpoint's recipe"))
+    assert [str(m) for m in again.modifiers] == [str(m) for m in ours.modifiers]
+
+
+def block_style(text):
+    """Write a recipe so that SparseML can read it: its pattern for tags fails on `!Modifier {start_epoch: 0.0}`."""
+    from yolov5_sparse_plugin.engine.recipe import compose, in_block_style
+
+    return in_block_style(compose(RecipeText(text, "r.yaml")))

@@ -97,11 +97,10 @@ def test_a_recipe_that_names_layers_of_release_5_does_not_fit_todays_models():
     import fork
 
     from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.recipes_io import RecipeText
 
-    recipe = Schedule(
-        "modifiers:\n  - !ConstantPruningModifier\n      params: [model.0.conv.conv.weight]\n      start_epoch: 0.0\n",
-        "recipe.md",
-    )
+    text = "modifiers:\n  - !ConstantPruningModifier {params: [model.0.conv.conv.weight], start_epoch: 0.0}\n"
+    recipe = Schedule.load(RecipeText(text, "recipe.md"))
     recipe.check_model(built("n", 3))
     with pytest.raises(
         RecipeError, match=r"names params 'model.0.conv.conv.weight', which matches nothing in this mod"

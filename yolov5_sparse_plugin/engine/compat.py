@@ -18,10 +18,8 @@ with warnings.catch_warnings():
     import sparseml.pytorch.sparsification.quantization.helpers as helpers  # noqa: E402
     import sparseml.pytorch.sparsification.quantization.quantization_scheme as scheme  # noqa: E402
 
-import sparseml.optim.helpers as recipe_helpers  # noqa: E402
 import torch  # noqa: E402
 
-from yolov5_sparse_plugin.engine.expressions import Evaluator  # noqa: E402
 from yolov5_sparse_plugin.engine.fake_quantize import FakeQuantize  # noqa: E402
 
 
@@ -42,5 +40,3 @@ class TorchQuantization:
 scheme.torch_quantization = TorchQuantization()
 # QATWrapper and the legacy modifier build their qconfigs here
 helpers.torch_quantization = TorchQuantization()
-# a recipe's arithmetic has no limits in SparseML: eval(9**9**9)
-recipe_helpers.restricted_eval = Evaluator(recipe_helpers.UnknownVariableException)

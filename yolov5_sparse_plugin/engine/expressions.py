@@ -32,54 +32,50 @@ OPERATORS: dict[type, Callable[..., Any]] = {
 FUNCTIONS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (abs, float, int, max, min, round)}
 
 
-class Evaluator:
-    """Stands in for SparseML's `restricted_eval`: the same arithmetic, with limits.
+class UnknownVariable(Exception):
+    """An expression names a variable that is not known, or not yet; its text is the name."""
 
-    Args:
-        unknown: SparseML's error for a variable that is not known, or not yet.
+
+def evaluate(expression: str, variables: Mapping[str, float] | None = None) -> float:
+    """Compute an expression: SparseML's arithmetic, with limits.
+
+    Raises:
+        UnknownVariable: it names one that has no value.
+        ValueError: what else is wrong with it.
     """
+    text = expression.strip()
+    shown = text if len(text) <= 60 else text[:60] + "…"
+    if len(text) > LENGTH:
+        raise ValueError(f"eval({shown}) has {len(text)} characters, more than {LENGTH}")
+    try:
+        return _value(ast.parse(text, mode="eval").body, variables or {})
+    except (SyntaxError, ArithmeticError, TypeError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"eval({shown}): {error}") from error
 
-    def __init__(self, unknown: type[Exception]):
-        self._unknown = unknown
 
-    def __call__(self, expression: str, variables: Mapping[str, float] | None = None) -> float:
-        """Compute `expression`; ValueError says what is wrong with it."""
-        text = expression.strip()
-        shown = text if len(text) <= 60 else text[:60] + "…"
-        if len(text) > LENGTH:
-            raise ValueError(f"eval({shown}) has {len(text)} characters, more than {LENGTH}")
-        try:
-            return self._value(ast.parse(text, mode="eval").body, variables or {})
-        except (SyntaxError, ArithmeticError, TypeError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"eval({shown}): {error}") from error
-
-    def _value(self, node: ast.AST, variables: Mapping[str, float]) -> float:
-        if isinstance(node, ast.Name):
-            if node.id not in variables:
-                raise self._unknown(node.id)
-            value = variables[node.id]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-            value = node.value
-        elif isinstance(node, (ast.BinOp, ast.UnaryOp)) and type(node.op) in OPERATORS:
-            operands = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.operand,)
-            numbers = [self._value(operand, variables) for operand in operands]
-            value = OPERATORS[type(node.op)](*numbers)
-            if (
-                isinstance(node, ast.BinOp)
-                and isinstance(node.op, ast.Pow)
-                and all(isinstance(n, int) for n in numbers)
-            ):
-                value = int(value) if value == int(value) else value
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
-            arguments = [self._value(argument, variables) for argument in node.args]
-            if node.keywords or (node.func.id == "round" and len(arguments) > 1 and abs(arguments[1]) > 30):
-                raise ValueError(f"{node.func.id}() takes numbers only")
-            value = FUNCTIONS[node.func.id](*arguments)
-        else:
-            raise ValueError("only numbers, the recipe's variables, + - * / // % ** and " + ", ".join(FUNCTIONS))
-        if isinstance(value, int) and abs(value) > LARGEST:
-            raise ValueError("a number that large has no use in a recipe")
-        return value
+def _value(node: ast.AST, variables: Mapping[str, float]) -> float:
+    if isinstance(node, ast.Name):
+        if node.id not in variables:
+            raise UnknownVariable(node.id)
+        value = variables[node.id]
+    elif isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        value = node.value
+    elif isinstance(node, (ast.BinOp, ast.UnaryOp)) and type(node.op) in OPERATORS:
+        operands = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.operand,)
+        numbers = [_value(operand, variables) for operand in operands]
+        value = OPERATORS[type(node.op)](*numbers)
+        if isinstance(node.op, ast.Pow) and all(isinstance(n, int) for n in numbers):
+            value = int(value) if value == int(value) else value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
+        arguments = [_value(argument, variables) for argument in node.args]
+        if node.keywords or (node.func.id == "round" and len(arguments) > 1 and abs(arguments[1]) > 30):
+            raise ValueError(f"{node.func.id}() takes numbers only")
+        value = FUNCTIONS[node.func.id](*arguments)
+    else:
+        raise ValueError("only numbers, the recipe's variables, + - * / // % ** and " + ", ".join(FUNCTIONS))
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError("a number that large has no use in a recipe")
+    return value
 
 
 def check_size(root: yaml.Node, source: str) -> None:

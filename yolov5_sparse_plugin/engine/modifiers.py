@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 import yaml
@@ -14,6 +15,8 @@ from sparseml.pytorch.sparsification import modifier as sparseml_modifier  # iso
 from sparseml.pytorch.sparsification.quantization.legacy_modifier_quantization import (  # isort: skip
     QuantizationModifier as LegacyQuantizationModifier,
 )
+from yolov5_sparse_plugin.engine.recipe import Entry  # isort: skip
+from yolov5_sparse_plugin.errors import RecipeError
 
 TAG_PREFIX = "!pytorch."
 
@@ -31,12 +34,37 @@ def modifier_classes() -> dict[str, type]:
     return {name: cls for name, cls in classes.items() if name in known}
 
 
+def known() -> dict[str, set[str]]:
+    """Return the modifiers that a recipe may name, with the keys of each."""
+    return {name: modifier_keys(cls) for name, cls in modifier_classes().items()}
+
+
+def build(entry: Entry, source: str) -> Any:
+    """Return SparseML's modifier for an entry of a recipe.
+
+    It is made from plain values: SparseML itself would read a text, and look for modifiers in every string of it.
+
+    Raises:
+        RecipeError: SparseML refuses the values.
+    """
+    cls = modifier_classes()[entry.tag]
+    if entry.tag == "QuantizationModifier" and set(entry.fields) - _constructor_keys(cls):
+        cls = LegacyQuantizationModifier
+    try:
+        return cls(**deepcopy(entry.fields))
+    except Exception as error:  # of SparseML's many kinds
+        raise RecipeError(f"{entry.where(source)}: SparseML refuses it: {str(error).splitlines()[0]}") from error
+
+
 def modifier_keys(cls: type) -> set[str]:
     """Return the keys that a modifier takes in YAML: its constructor's arguments, the legacy class's included."""
-    keys: set[str] = set()
-    for owner in (cls, LegacyQuantizationModifier) if cls.__name__ == "QuantizationModifier" else (cls,):
-        keys |= {n for n, p in inspect.signature(owner.__init__).parameters.items() if p.kind is not p.VAR_KEYWORD}
-    return keys - {"self"}
+    owners = (cls, LegacyQuantizationModifier) if cls.__name__ == "QuantizationModifier" else (cls,)
+    return set().union(*map(_constructor_keys, owners))
+
+
+def _constructor_keys(cls: type) -> set[str]:
+    parameters = inspect.signature(cls.__init__).parameters.items()
+    return {name for name, parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
 
 
 def is_pruning(modifier: Any) -> bool:

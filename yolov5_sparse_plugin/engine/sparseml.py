@@ -17,9 +17,16 @@ from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
 from yolov5_sparse_plugin.engine import distillation  # noqa: F401  its modifier becomes known to recipes
 from yolov5_sparse_plugin.engine.frozen import leave_out
-from yolov5_sparse_plugin.engine.modifiers import is_distillation, is_learning_rate, is_pruning, is_quantization
+from yolov5_sparse_plugin.engine.modifiers import (
+    build,
+    is_distillation,
+    is_learning_rate,
+    is_pruning,
+    is_quantization,
+    known,
+)
 from yolov5_sparse_plugin.engine.optimizer import Optimizer
-from yolov5_sparse_plugin.engine.recipe import matches, parse
+from yolov5_sparse_plugin.engine.recipe import Recipe, matches, parse
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
@@ -28,26 +35,37 @@ class Schedule:
     """A recipe that is ready to run: SparseML's modifiers, and what a YOLOv5 run must know of them.
 
     Attributes:
-        text: the recipe's YAML with all variables resolved; this is what a checkpoint keeps.
-        source: where the recipe came from, for messages.
+        recipe: what it was built from.
+        text, source: the recipe's.
         epochs: number of epochs that the recipe asks for, rounded up; 0 where it names none.
     """
 
-    def __init__(self, text: str, source: str):
-        self.text, self.source = text, source
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.text, self.source = recipe, recipe.text, recipe.source
         self.frozen: set[str] = set()  # parameters that --freeze keeps out of the pruning, see `wrap`
-        try:
-            self.manager = ScheduledModifierManager.from_yaml(text)
-        except Exception as error:
-            raise RecipeError(f"{source}: SparseML refuses this recipe: {error}") from error
+        built = [(entry.stage, build(entry, recipe.source)) for entry in recipe.entries]
+        stages = {name: [modifier for stage, modifier in built if stage == name] for name in recipe.stages}
+        self.manager = ScheduledModifierManager(stages or [modifier for _, modifier in built])
         self.modifiers = list(self.manager.iter_modifiers())
         ends = [m.end_epoch for m in self.modifiers if m.end_epoch and m.end_epoch > 0]
         self.epochs = math.ceil(max(ends)) if ends else 0
 
     @classmethod
     def load(cls, recipe: RecipeText, variables: dict[str, Any] | None = None) -> Schedule:
-        """Read a recipe; see `parse` for the errors."""
-        return cls(parse(recipe, variables or {}), recipe.source)
+        """Read a recipe, whoever wrote it; see `recipe.parse` for the errors."""
+        return cls(parse(recipe, variables or {}, known()))
+
+    @classmethod
+    def of_structure(cls, text: str, source: str) -> Schedule:
+        """Read what a checkpoint's recipe says of the model's structure: how it quantizes.
+
+        What else it did to the model stands in the weights, and may be a modifier that nobody has any more.
+        """
+        return cls(parse(RecipeText(text, source), {}, known(), only=("QuantizationModifier",)))
+
+    def fresh(self) -> Schedule:
+        """Return the same recipe, with modifiers that have done nothing yet."""
+        return Schedule(self.recipe)
 
     # ---- what the recipe says
 

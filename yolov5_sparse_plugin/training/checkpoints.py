@@ -180,7 +180,7 @@ def quantized_model(ckpt: dict[str, Any]) -> torch.nn.Module:
     model = (ckpt.get("ema") or ckpt["model"]).float()
     if any(".residual." in name for name in ckpt["sparse"]["state"]):
         make_adds_quantizable(model)
-    Schedule(ckpt["sparse"]["recipe"], "the checkpoint's recipe").apply_quantization(model)
+    Schedule.of_structure(ckpt["sparse"]["recipe"], "the checkpoint's recipe").apply_quantization(model)
     load_state(model, ckpt["sparse"]["state"])
     model.half = types.MethodType(lambda self: self, model)
     model.fuse = types.MethodType(lambda self: self, model)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 from types import FunctionType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import datasets, manager, option_values, options, recipes_io
+from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
 from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.log import redirected, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
+from yolov5_sparse_plugin.recipes_io import RecipeText
 from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
 from yolov5_sparse_plugin.zoo.stub import is_stub
 
@@ -150,6 +153,12 @@ def find_teacher(chosen: SparseOptions, opt: Any, hooks: Any) -> str:
     return str(file.resolve()) if file.is_file() else teacher
 
 
+def with_teacher(recipe: Recipe) -> RecipeText:
+    """Return a recipe that distills as well, as `TEACHER_ALONE` says; in a stage of its own where it has stages."""
+    added = "teacher:\n" + indent(TEACHER_ALONE, "  ") if recipe.stages else TEACHER_ALONE
+    return RecipeText(f"{recipe.text.rstrip()}\n{added}", recipe.source)
+
+
 def prepare(
     upstream: FunctionType,
     chosen: SparseOptions,
@@ -172,9 +181,9 @@ def prepare(
             f"Start a new run: --weights {opt.weights} --sparse-recipe {chosen.recipe}."
         )
     if resumed and chosen.origin.get("recipe") in (None, "opt.yaml"):
-        schedule = Schedule(resumed["recipe"], "the checkpoint's recipe")
+        schedule = Schedule.load(RecipeText(resumed["recipe"], "the checkpoint's recipe"))
     elif chosen.recipe is None:
-        schedule = Schedule(TEACHER_ALONE, chosen.asked("teacher"))
+        schedule = Schedule.load(RecipeText(TEACHER_ALONE, chosen.asked("teacher")))
     else:
         address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
         schedule = Schedule.load(recipes_io.read(address), chosen.recipe_args)
@@ -184,7 +193,7 @@ def prepare(
             "best_pruned.pt or best_dense.pt, or leave the QuantizationModifier out to fine-tune its float weights."
         )
     if chosen.teacher is not None and not schedule.distillation:
-        schedule = Schedule(f"{schedule.text.rstrip()}\n{TEACHER_ALONE}", schedule.source)
+        schedule = Schedule.load(with_teacher(schedule.recipe))
     origin = "--epochs"
     if "epochs" not in typed and not resumed:
         if schedule.epochs:

@@ -168,7 +168,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     """
 
     from yolov5_sparse_plugin.engine.sparseml import Schedule
-    from yolov5_sparse_plugin.recipes_io import RecipeText, front_matter
+    from yolov5_sparse_plugin.recipes_io import front_matter
     from yolov5_sparse_plugin.training.checkpoints import load_state
 
     state = legacy_names.unwrapped(found)
@@ -176,7 +176,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     structure = deepcopy(model)
     try:
         text = front_matter(recipe, f"{file}: its recipe") if recipe.lstrip().startswith("---") else recipe
-        schedule = Schedule.load(RecipeText(text, f"{file}: its recipe"))
+        schedule = Schedule.of_structure(text, f"{file}: its recipe")
         if not schedule.quantization:
             raise RecipeError(f"{file}: its recipe has no QuantizationModifier")
         if any(legacy_names.OUR_ADD in name for name in state):

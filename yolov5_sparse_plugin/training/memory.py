@@ -118,12 +118,10 @@ class Need(NamedTuple):
 
 def needs(run: TrainingRun) -> tuple[Need, Need]:
     """Measure what a batch needs before quantization, and after, on a copy of the run's model."""
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
-
     model = run.twin.copy_of(run.model).requires_grad_(True).train()
     before = Need.of(model)
     make_adds_quantizable(model)
-    Schedule(run.schedule.text, run.schedule.source).apply_quantization(model)
+    run.schedule.fresh().apply_quantization(model)
     model.apply(torch.ao.quantization.enable_observer)  # a scale has no size before the first observation
     return before, Need.of(model)
 
