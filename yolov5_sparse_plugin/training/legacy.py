@@ -22,7 +22,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
-from yolov5_sparse_plugin.training import legacy_names, phases, unpickling
+from yolov5_sparse_plugin.training import legacy_names, phases, plain, unpickling
 from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
 
 RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
@@ -69,7 +69,11 @@ def readable(_: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def of_today(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
-    """Bring the pickled modules of a checkpoint up to date, in place; see `modernized`."""
+    """Bring the pickled modules of a checkpoint up to date, in place, and check what is said of them.
+
+    See `modernized` and `plain.check`.
+    """
+    plain.check(ckpt, file)
     for key in ("model", "ema"):
         if isinstance(ckpt.get(key), nn.Module):
             modernized(ckpt[key], file)
@@ -80,6 +84,7 @@ def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Turn what the fork wrote, already loaded, into this plugin's format; `file` is for messages."""
     from yolov5_sparse_plugin.training.checkpoints import FORMAT
 
+    plain.check(ckpt, file)
     live, averaged = ckpt.get("model"), ckpt.get("ema")
     text = next((ckpt[key] for key in RECIPES if isinstance(ckpt.get(key), str) and ckpt[key].strip()), "")
     used = averaged or live  # as the fork did, to validate and to export

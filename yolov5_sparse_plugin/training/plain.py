@@ -1,0 +1,58 @@
+"""What a checkpoint says of its model beside the weights is plain: numbers and strings, in lists and dicts.
+
+YOLOv5 evaluates some of it. Strings of `yaml` are run when a model is built from them, and the text of `names` goes
+into an exported file, where `val` and `detect` evaluate it: an object with a text of its own choice would be run there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.hosts import class_tree
+
+# keys of a checkpoint, and attributes of its models and of their last layers
+DESCRIPTIONS = ("names", "nc", "stride", "anchors", "hyp", "yaml")
+SCALARS = (str, int, float, bool, type(None))
+
+
+def check(ckpt: dict[str, Any], file: Any) -> None:
+    """Make what a checkpoint says of its models plain, in place: NumPy's numbers become Python's, the rest is checked.
+
+    Raises:
+        CheckpointError: something in it is neither a number nor a string.
+    """
+    for name in DESCRIPTIONS:
+        if name in ckpt:
+            ckpt[name] = plain(ckpt[name], name, file)
+    models = [ckpt[key] for key in ("model", "ema") if isinstance(ckpt.get(key), nn.Module)]
+    for module in (module for model in models for module in model.modules()):
+        for name in DESCRIPTIONS:
+            if hasattr(module, name):  # an attribute, or a part that goes by the name
+                value = plain(getattr(module, name), name, file)
+                if name in vars(module):
+                    setattr(module, name, value)
+
+
+def plain(value: Any, name: str, file: Any) -> Any:
+    """Return `value` with nothing in it but plain numbers and strings; tensors of numbers stay what they are.
+
+    Args:
+        name: what it is in the checkpoint, for the message.
+    """
+    if type(value) in SCALARS or type(value) in (torch.Tensor, nn.Parameter):
+        return value
+    if isinstance(value, (np.number, np.bool_, np.str_)):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(plain(inner, name, file) for inner in value)
+    if isinstance(value, dict):
+        return {plain(key, name, file): plain(inner, name, file) for key, inner in value.items()}
+    raise CheckpointError(
+        f"{file}: {name} in the checkpoint holds a {type(value).__name__}, where only numbers and strings belong. "
+        f"{class_tree.HOW}"
+    )
