@@ -15,6 +15,8 @@ from typing import Any, Callable
 from yolov5_sparse_plugin.errors import HostError
 from yolov5_sparse_plugin.hosts.seams import SEAMS, SUPPORTED
 
+ABSENT = object()
+
 
 class View:
     """An object that looks like `target` but for a few attributes."""
@@ -107,7 +109,7 @@ class PatchSet:
         self.calls = {name: 0 for name in wrappers}
         self._wrappers = wrappers
         self._version = version
-        self._restore: list[tuple[str, Any, Any]] = []
+        self._restore: list[tuple[dict[str, Any], str, Any, Any]] = []
         self._targets: dict[str, str] = {}
         for name in wrappers:
             found = [dotted for dotted in SEAMS[name].targets if present(function, dotted)]
@@ -138,30 +140,28 @@ class PatchSet:
         return self
 
     def _put(self, dotted: str, replacement: Any) -> None:
-        root, *rest = dotted.split(".")
-        if not rest:
-            self._set(root, replacement)
-            return
-        holder = self.namespace[root]
-        if not isinstance(holder, View):
-            holder = View(holder)
-            self._set(root, holder)
-        for name in rest[:-1]:
-            inner = getattr(holder, name)
-            if not isinstance(inner, View):
-                inner = View(inner)
-                setattr(holder, name, inner)
-            holder = inner
-        setattr(holder, rest[-1], replacement)
+        *path, leaf = dotted.split(".")
+        holder, value = self.namespace, None
+        for name in path:
+            value = holder[name] if value is None else getattr(value, name)
+            if not isinstance(value, View):  # a set around this one may have put it there
+                value = View(value)
+                self._set(holder, name, value)
+            holder = vars(value)
+        self._set(holder, leaf, replacement)
 
-    def _set(self, root: str, value: Any) -> None:
-        self._restore.append((root, self.namespace[root], value))
-        self.namespace[root] = value
+    def _set(self, holder: dict[str, Any], name: str, value: Any) -> None:
+        self._restore.append((holder, name, holder.get(name, ABSENT), value))
+        holder[name] = value
 
     def __exit__(self, *exc: object) -> None:
-        for root, before, ours in reversed(self._restore):
-            if self.namespace.get(root) is ours:  # somebody else's later patch is theirs to take off
-                self.namespace[root] = before
+        for holder, name, before, ours in reversed(self._restore):
+            if holder.get(name) is not ours:  # somebody else's later patch is theirs to take off
+                continue
+            if before is ABSENT:
+                del holder[name]
+            else:
+                holder[name] = before
         self._restore.clear()
 
     def require_called(self, leads: bool = True) -> None:
