@@ -10,15 +10,15 @@ from yolov5_sparse_plugin.errors import OptionError
 
 
 def test_precedence_is_typed_then_environment_then_config_file(tmp_path):
-    (tmp_path / "yolov5-sparse.yaml").write_text("recipe: config.yaml\nrecipe_args: {a: 1}\nhooks: [h.py]\n")
+    (tmp_path / "yolov5-sparse.yaml").write_text("recipe: config.yaml\nrecipe_args: {a: 1}\nteacher: t.pt\n")
     environ = {"YOLOV5_SPARSE_RECIPE": "environment.yaml", "YOLOV5_SPARSE_RECIPE_ARGS": "a=2"}
     typed = {"sparse_recipe": "typed.yaml", "epochs": 3}
     found = options.resolve(typed, environ=environ, cwd=tmp_path)
-    assert (found.recipe, found.recipe_args, found.hooks) == ("typed.yaml", {"a": 2}, ["h.py"])
+    assert (found.recipe, found.recipe_args, found.teacher) == ("typed.yaml", {"a": 2}, "t.pt")
     assert found.origin == {
         "recipe": "--sparse-recipe",
         "recipe_args": "YOLOV5_SPARSE_RECIPE_ARGS",
-        "hooks": "yolov5-sparse.yaml",
+        "teacher": "yolov5-sparse.yaml",
     }
     assert options.resolve({}, environ=environ, cwd=tmp_path).recipe == "environment.yaml"
     assert options.resolve({}, environ={}, cwd=tmp_path).recipe == "config.yaml"

@@ -201,7 +201,8 @@ def status(arguments: argparse.Namespace) -> int:
     hooks = manager.create(options.resolve({}).hooks, blocked)
     print("hooks, in order of registration:")
     for name, plugin in hooks.list_name_plugin():
-        print(f"  {name:20} {'blocked' if plugin is None else (plugin.__doc__ or '').strip().splitlines()[0]}")
+        summary = (plugin.__doc__ or "").strip().partition("\n")[0]  # a class's own, None of a file without one
+        print(f"  {name:20} {'blocked' if plugin is None else summary}")
     here = checkout.here()
     if here:
         print(f"git checkout here: {here.root}. Run its scripts with: yolov5-sparse run train.py …")

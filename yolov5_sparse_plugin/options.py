@@ -35,6 +35,8 @@ CONFIG_NAME = "yolov5-sparse.yaml"
 ENV_PREFIX = "YOLOV5_SPARSE_"
 # variables that are not options of a run: they steer the plugin itself (or its tests)
 ENV_SWITCHES = ("AUTOLOAD", "CONFIG", "DISABLE", "TRACE", "TEST_DATA")
+# options by which code runs that is no part of this plugin: a file that came with a model cannot set them
+CODE = ("hooks", "trust_pickle")
 ZOO_COMMANDS = ("train", "export", "val", "detect")
 
 
@@ -336,7 +338,19 @@ def read_config(environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
     for key in content:
         if key not in BY_NAME and key != "disable":
             raise OptionError(f"{path}: no option {key!r}. {nearest(key, [*BY_NAME, 'disable'])}")
+    code = next((name for name in CODE if content.get(name)), None)
+    if code and not environ.get(ENV_PREFIX + "CONFIG"):
+        raise OptionError(
+            f"{path}: {code}: whatever lies in the current folder may have come with somebody's model, and cannot let "
+            f"code run. Type {as_typed(code, content[code])}, or say that the file is yours: {ENV_PREFIX}CONFIG={path}."
+        )
     return content
+
+
+def as_typed(name: str, value: Any) -> str:
+    """Return the words by which an option is given on the command line."""
+    words = value if isinstance(value, list) else [value]
+    return BY_NAME[name].flag + ("" if value is True else f" {','.join(map(str, words))}")
 
 
 def flag_typed() -> str | None:
@@ -371,10 +385,19 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     config = read_config(environ, Path.cwd() if cwd is None else cwd)
+    given, surroundings = from_typed(typed, command), from_environment(environ)
+    found = {k: (v, "opt.yaml") for k, v in (recorded or {}).items() if k in BY_NAME and v}
+    for name in CODE:
+        value, _ = found.pop(name, (None, ""))
+        if value and not (name in given or name in surroundings or config.get(name)):
+            raise OptionError(
+                f"opt.yaml of the run to be resumed: sparse_{name}: {value}: a file that came with a model cannot let "
+                f"code run. If it is yours, add {as_typed(name, value)}; else take the line out of opt.yaml."
+            )
     sources = (
-        from_typed(typed, command),
-        {k: (v, "opt.yaml") for k, v in (recorded or {}).items() if k in BY_NAME and v},
-        from_environment(environ),
+        given,
+        found,
+        surroundings,
         {k: (v, CONFIG_NAME) for k, v in config.items() if k in BY_NAME and v is not None},
     )
     values: dict[str, Any] = {}

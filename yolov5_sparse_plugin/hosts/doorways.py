@@ -167,6 +167,28 @@ def train(original: Callable) -> Callable:
     return wrapper
 
 
+def main(original: Callable) -> Callable:
+    """Let `--resume` read the options of a run without opt.yaml as checkpoints are read; the rest is upstream's."""
+
+    def wrapper(opt: Any, *args: Any, **kwargs: Any) -> Any:
+        from yolov5_sparse_plugin.training import checkpoints, unpickling
+
+        def reader(torch_load: Callable) -> Callable:
+            def load(file: Any, *args: Any, **kwargs: Any) -> Any:
+                if checkpoints.is_sparse(file) or options.resolve(TYPED).sparse:
+                    return unpickling.load(file)
+                return torch_load(file, *args, **kwargs)
+
+            return load
+
+        if not opt.resume:
+            return original(opt, *args, **kwargs)
+        with PatchSet(original, {"resume_load": reader}, current.host().title):
+            return original(opt, *args, **kwargs)
+
+    return wrapper
+
+
 def check_yaml(original: Callable) -> Callable:
     """Find the files for `--cfg` and `--hyp` that YOLOv5 no longer has; a file of the user's goes first."""
 
@@ -260,6 +282,7 @@ DOORWAYS: dict[str, tuple[Doorway, ...]] = {
         Doorway("parse_opt", parse_opt),
         Doorway("run", run),
         Doorway("run_cli", run_cli, required=False),
+        Doorway("main", main),
         Doorway("train", train),
         Doorway("check_yaml", check_yaml),
     ),

@@ -37,6 +37,12 @@ SEAMS = {
         "reading checkpoints that hold more than tensors on torch >= 2.6",
         required=False,  # not called when training from scratch
     ),
+    "resume_load": Seam(
+        ("torch_load", "torch.load"),
+        "the options of a run that lost its opt.yaml, without running code of the checkpoint's author",
+        required=False,
+        reader="train.main",
+    ),
     "model": Seam(("Model",), "preparing the model's structure before weights are loaded"),
     "autocast": Seam(
         ("smart_amp_autocast", "torch.cuda.amp.autocast"),

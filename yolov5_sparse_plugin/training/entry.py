@@ -208,7 +208,7 @@ def prepare(
         if value:
             file = Path(value) if name == "recipe" and "\n" not in value else None
             setattr(opt, "sparse_" + name, str(file.resolve()) if file and file.is_file() else value)
-    if chosen.hooks:  # a resumed run goes on with them
+    if chosen.hooks:  # for a resumed run to say that it needs them
         opt.sparse_hooks = [str(Path(file).resolve()) for file in chosen.hooks]
     if chosen.log_dir:
         opt.sparse_log_dir = str(Path(chosen.log_dir).resolve())
