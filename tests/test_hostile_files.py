@@ -9,11 +9,24 @@ from copy import deepcopy
 import fork
 import pytest
 import torch
+import yaml
 from commands import run_commands
+from conftest import call, command
+from yolov5.models import common
 
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.recipes_io import read
-from yolov5_sparse_plugin.training import checkpoints, unpickling
+from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
+
+
+class Calls:
+    """Pickles as a call of a function with arguments."""
+
+    def __init__(self, function, *arguments):
+        self._call = function, arguments
+
+    def __reduce__(self):
+        return self._call
 
 
 @pytest.fixture
@@ -140,3 +153,160 @@ def test_the_commands_refuse_a_hostile_recipe_by_each_road(tmp_path, witness, qu
         assert status == 2 and len(said) == 1 and "names no function of its own choice" in said[0], (words, output)
         assert "Traceback" not in output
     assert not witness.exists()
+
+
+# ------------------------------------------------------------------------------- what a checkpoint says of its model
+
+
+def telling(witness):
+    """Return a layer whose `repr` is a call, with the author's expression for an argument."""
+    layer = common.Conv(1, 1)
+    layer._modules = {f"{touching(witness)})#": torch.nn.ReLU()}  # the rest of the line is a comment then
+    return layer
+
+
+def test_a_layer_among_the_names_is_hostile(witness):
+    """The text of `names` is what `export` writes into an ONNX file, and `val` and `detect` evaluate."""
+    with pytest.raises(TypeError):  # Conv() takes other arguments, but they have been computed
+        eval(str({0: telling(witness)}), dict(vars(common)))
+    assert witness.exists()
+
+
+PLACES = ("names", "stride", "nc", "anchors", "hyp", "yaml")
+
+
+@pytest.mark.parametrize("how", ["an attribute", "a part", "beside a state dict"])
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_no_number_and_no_string_is_refused(tmp_path, witness, name, how):
+    model = fork.model(sparsity=0)
+    if how == "beside a state dict":
+        ckpt = fork.checkpoint(model, **{name: {0: telling(witness)}})
+    else:
+        vars(model).pop(name, None)
+        if how == "an attribute":
+            vars(model)[name] = [telling(witness)]
+        else:
+            model._modules[name] = telling(witness)
+        ckpt = {"model": model, "ema": None}
+    torch.save(ckpt, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=rf"{name} in the checkpoint holds a Conv, where only numbers"):
+        legacy.readable(None)(tmp_path / "model.pt")  # what an export, and a sparse run, read plain checkpoints with
+    if how != "beside a state dict":
+        return
+    with pytest.raises(CheckpointError, match=rf"{name} in the checkpoint holds a Conv"):
+        checkpoints.read(tmp_path / "model.pt")
+
+
+def test_numbers_of_numpy_become_plain(tmp_path):
+    import numpy as np
+
+    model = fork.model(sparsity=0)
+    model.names, model.hyp = [np.str_("disc"), "box", "cross"], {"lr0": np.float64(0.01)}
+    torch.save({"model": model, "ema": None}, tmp_path / "model.pt")
+    read = legacy.readable(None)(tmp_path / "model.pt")["model"]
+    assert [type(name) for name in read.names] == [str] * 3 and type(read.hyp["lr0"]) is float
+
+
+# ---------------------------------------------------------------------------------------- files that name code to run
+
+
+def evil_hooks(witness, folder):
+    file = folder / "evil.py"
+    file.write_text(touching(witness) + "\n")
+    return file
+
+
+@pytest.fixture
+def interrupted(tmp_path, finished):
+    """A run's folder that came with somebody's model: last.pt is of an unfinished run, opt.yaml is theirs."""
+    (tmp_path / "exp" / "weights").mkdir(parents=True)
+    (tmp_path / "exp" / "weights" / "last.pt").write_bytes((finished.weights / "epoch3.pt").read_bytes())
+    (tmp_path / "exp" / "opt.yaml").write_text((finished.folder / "opt.yaml").read_text())
+    return tmp_path / "exp"
+
+
+def test_the_commands_take_no_code_from_a_file_beside_the_model(tmp_path, witness, interrupted, finished, shapes):
+    """Each line names what to type, where it is one's own."""
+    hooks, last = evil_hooks(witness, tmp_path), interrupted / "weights" / "last.pt"
+    options_of_theirs = yaml.safe_load((interrupted / "opt.yaml").read_text())
+    cpu, data = ["--device", "cpu", "--img", 64], ["--data", shapes]
+    resume = ["train", "--resume", last]
+    for more, line in (
+        ({"sparse_hooks": [str(hooks)]}, f"add --sparse-hooks {hooks}"),
+        ({"sparse_trust_pickle": True}, "add --sparse-trust-pickle"),
+    ):
+        (interrupted / "opt.yaml").write_text(yaml.safe_dump({**options_of_theirs, **more}))
+        ((status, output),) = run_commands(tmp_path, resume)
+        assert status == 2 and line in output and "a file that came with a model cannot let code run" in output
+    commands = [
+        ["train", "--weights", finished.weights / "best_dense.pt", *data, *cpu],
+        ["val", "--weights", finished.weights / "best.pt", *data, *cpu],
+        ["export", "--weights", finished.weights / "best.pt", "--include", "onnx", *cpu],
+    ]
+    for text, line in (
+        (f"hooks: {hooks}\n", f"Type --sparse-hooks {hooks}"),
+        ("trust_pickle: true\n", "Type --sparse-trust-pickle"),
+    ):
+        config = tmp_path / "yolov5-sparse.yaml"
+        config.write_text(text)
+        for status, output in run_commands(tmp_path, *commands):
+            assert status == 2 and line in output and f"YOLOV5_SPARSE_CONFIG={config}" in output, output
+    config.write_text(f"hooks: {hooks}\n")
+    run = call([command("yolov5-sparse"), "status"], tmp_path, status=2)
+    assert f"Type --sparse-hooks {hooks}" in run.output and not witness.exists()
+    call([command("yolov5-sparse"), "status"], tmp_path, YOLOV5_SPARSE_CONFIG=str(config))
+    assert witness.exists(), "a file that the user names is the user's: this test shows nothing without it"
+
+
+def test_a_run_without_its_options_is_read_with_care(tmp_path, witness, interrupted, finished):
+    """Upstream reads them from the checkpoint, with a bare torch.load, which runs code before torch 2.6."""
+    last = interrupted / "weights" / "last.pt"
+    (interrupted / "opt.yaml").unlink()
+    ckpt = unpickling.load(last)
+    ckpt["opt"] = {**ckpt["opt"], "name": Calls(eval, touching(witness))}
+    torch.save(ckpt, last)
+    assert checkpoints.is_sparse(last)
+    bare = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what torch did before
+    ((status, output),) = run_commands(tmp_path, ["train", "--resume", last], **bare)
+    assert status == 2 and "wants to call builtins.eval" in output and not witness.exists()
+    torch.load(last, weights_only=False)
+    assert witness.exists()
+
+
+def test_a_run_that_lost_its_options_goes_on(tmp_path, interrupted):
+    (interrupted / "opt.yaml").unlink()
+    run = call([command("yolov5"), "train", "--resume", interrupted / "weights" / "last.pt"], tmp_path)
+    assert "epoch 5/5" in run.output
+
+
+# -------------------------------------------------------------------------------------- programs that look like layers
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision.models.feature_extraction.DualGraphModule",
+        "torch.fx.graph_module.GraphModule",
+        "torch.jit._script.RecursiveScriptModule",
+        "torch.jit._script.ScriptModule",
+        "torch.nn.modules.lazy.LazyModuleMixin",
+        "torchvision.models.detection.mask_rcnn.MaskRCNN",
+        "torch.nn.modules.module.Module.__init__",
+    ],
+)
+def test_a_class_that_is_not_listed_is_no_layer(name):
+    module, _, cls = name.rpartition(".")
+    assert unpickling.allowed(module, cls) is None
+
+
+def test_a_program_of_the_hosts_own_would_be_none_either():
+    """A fork of YOLOv5 may have any class in models/common.py."""
+    from yolov5.models import common
+
+    cls = type("Traced", (torch.fx.GraphModule,), {"__module__": common.__name__})
+    common.Traced = cls
+    try:
+        assert unpickling.allowed("models.common", "Traced") is None
+        assert unpickling.allowed("models.common", "Conv") is not None
+    finally:
+        del common.Traced

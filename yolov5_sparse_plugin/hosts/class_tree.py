@@ -34,7 +34,12 @@ def own_class(module: str, name: str) -> type[nn.Module] | None:
     owner = host().module(tail)
     found = getattr(owner, name, None)
     is_own = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == owner.__name__
-    return found if is_own else None
+    return found if is_own and not is_program(found) else None
+
+
+def is_program(cls: type) -> bool:
+    """Return whether a class of modules executes text of its own state, as torch.fx and TorchScript do."""
+    return any(base.__module__.startswith(("torch.fx", "torch.jit", "torch._dynamo")) for base in cls.__mro__)
 
 
 def layer_class(name: Any) -> type[nn.Module] | None:

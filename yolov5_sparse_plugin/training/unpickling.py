@@ -23,9 +23,39 @@ from torch import nn
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import CheckpointError, SparsePluginError
-from yolov5_sparse_plugin.hosts.class_tree import own_class
+from yolov5_sparse_plugin.hosts.class_tree import is_program, own_class
 
-LIBRARIES = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.")
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# torch's layers that models of YOLOv5 and of its forks are made of
+LAYERS = words("""
+Module Sequential ModuleList ModuleDict ParameterList ParameterDict Identity Flatten Unflatten
+Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d Linear Bilinear Embedding
+NonDynamicallyQuantizableLinear
+BatchNorm1d BatchNorm2d BatchNorm3d SyncBatchNorm LayerNorm GroupNorm InstanceNorm1d InstanceNorm2d LocalResponseNorm
+MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d
+AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d LPPool2d Fold Unfold
+SiLU Hardswish Hardsigmoid Hardtanh ReLU ReLU6 LeakyReLU PReLU RReLU ELU CELU SELU GELU Mish Sigmoid LogSigmoid Tanh
+Tanhshrink Softplus Softshrink Hardshrink Softsign Threshold GLU Softmax Softmax2d LogSoftmax
+Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
+Upsample UpsamplingNearest2d UpsamplingBilinear2d PixelShuffle PixelUnshuffle ChannelShuffle
+ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ReflectionPad1d ReflectionPad2d ReplicationPad1d
+ReplicationPad2d MultiheadAttention TransformerEncoder TransformerEncoderLayer
+BCELoss BCEWithLogitsLoss CrossEntropyLoss MSELoss L1Loss SmoothL1Loss KLDivLoss NLLLoss
+""")
+# of torchvision's: the classifiers that YOLOv5 trains as well
+CLASSIFIERS = words("""
+torchvision.models.resnet.ResNet torchvision.models.resnet.BasicBlock torchvision.models.resnet.Bottleneck
+torchvision.models.efficientnet.EfficientNet torchvision.models.efficientnet.MBConv
+torchvision.models.efficientnet.FusedMBConv torchvision.models.mobilenetv2.MobileNetV2
+torchvision.models.mobilenetv2.InvertedResidual torchvision.models.mobilenetv3.MobileNetV3
+torchvision.models.mobilenetv3.InvertedResidual torchvision.ops.misc.ConvNormActivation
+torchvision.ops.misc.Conv2dNormActivation torchvision.ops.misc.SqueezeExcitation torchvision.ops.misc.FrozenBatchNorm2d
+torchvision.ops.stochastic_depth.StochasticDepth
+""")
 # what SparseML hung into models while it trained them: masks' hooks, teachers, losses; and the fork's quantizable `+`
 LEFTOVERS = ("sparseml.", "functools partial", "torch.utils.hooks RemovableHandle")
 LEFTOVER_CLASSES = ("_Add", "FloatFunctional")
@@ -85,11 +115,16 @@ def allowed(module: str, name: str) -> Any:
         return getattr(torch, name)
     if f"{module} {name}".startswith(LEFTOVERS) or name in LEFTOVER_CLASSES:
         return type(name, (Leftover,), {})
-    cls = own_class(module, name)
-    if cls is None and module.startswith(LIBRARIES) and name.isidentifier():
-        cls = getattr(importlib.import_module(module), name, None)
-        cls = cls if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module else None
+    cls = own_class(module, name) or library_class(module, name)
     return None if cls is None else sealed(cls)
+
+
+def library_class(module: str, name: str) -> type[nn.Module] | None:
+    """Return the layer of torch or torchvision that `module.name` is, None where it is none of those listed."""
+    listed = f"{module}.{name}" in CLASSIFIERS or (module.startswith("torch.nn.modules.") and name in LAYERS)
+    found = getattr(importlib.import_module(module), name, None) if listed else None
+    is_layer = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module
+    return found if is_layer and not is_program(found) else None
 
 
 def _stand_in(function: Callable[..., Any]) -> Callable[..., Any]:
