@@ -164,6 +164,14 @@ def bccd(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pruned():
+    """A pruned YOLOv5n of three classes; tests copy it before they change it."""
+    import fork
+
+    return fork.model()
+
+
+@pytest.fixture(scope="session")
 def coco_weights() -> Path:
     """The official COCO checkpoint of YOLOv5n."""
     if not (DATA / "yolov5n.pt").is_file():

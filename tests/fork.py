@@ -167,3 +167,9 @@ def yaml_of(file):
 def write_yaml(file, description):
     file.write_text(yaml.safe_dump(description))
     return file
+
+
+def saved(folder, ckpt, **how):
+    """Write a checkpoint into `folder`; return its path."""
+    torch.save(ckpt, folder / "model.pt", **how)
+    return folder / "model.pt"

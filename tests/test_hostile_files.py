@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
 import math
+import os
+import shutil
+import subprocess
 from copy import deepcopy
 
 import fork
@@ -11,10 +16,11 @@ import pytest
 import torch
 import yaml
 from commands import run_commands
-from conftest import call, command
+from conftest import call, command, train_words
 from yolov5.models import common
 
-from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
+from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.recipes_io import read
 from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
 
@@ -225,35 +231,40 @@ def interrupted(tmp_path, finished):
     return tmp_path / "exp"
 
 
-def test_the_commands_take_no_code_from_a_file_beside_the_model(tmp_path, witness, interrupted, finished, shapes):
-    """Each line names what to type, where it is one's own."""
-    hooks, last = evil_hooks(witness, tmp_path), interrupted / "weights" / "last.pt"
-    options_of_theirs = yaml.safe_load((interrupted / "opt.yaml").read_text())
-    cpu, data = ["--device", "cpu", "--img", 64], ["--data", shapes]
-    resume = ["train", "--resume", last]
-    for more, line in (
-        ({"sparse_hooks": [str(hooks)]}, f"add --sparse-hooks {hooks}"),
-        ({"sparse_trust_pickle": True}, "add --sparse-trust-pickle"),
-    ):
-        (interrupted / "opt.yaml").write_text(yaml.safe_dump({**options_of_theirs, **more}))
-        ((status, output),) = run_commands(tmp_path, resume)
+def test_a_resumed_run_takes_no_code_from_its_options(tmp_path, witness, interrupted):
+    """The line to type, where it is one's own, is named."""
+    hooks, theirs = evil_hooks(witness, tmp_path), yaml.safe_load((interrupted / "opt.yaml").read_text())
+    named = {
+        f"add --sparse-hooks {hooks}": ("hooks", [str(hooks)]),
+        "add --sparse-trust-pickle;": ("trust_pickle", True),
+    }
+    commands = []
+    for name, value in named.values():
+        shutil.copytree(interrupted, tmp_path / name)
+        (tmp_path / name / "opt.yaml").write_text(yaml.safe_dump({**theirs, f"sparse_{name}": value}))
+        commands.append(["train", "--resume", tmp_path / name / "weights" / "last.pt"])
+    for line, (status, output) in zip(named, run_commands(tmp_path, *commands)):
         assert status == 2 and line in output and "a file that came with a model cannot let code run" in output
+    assert not witness.exists()
+
+
+def test_a_command_takes_no_code_from_the_current_folder(tmp_path, witness, finished, shapes):
+    """Somebody's model may have been unpacked there, with a yolov5-sparse.yaml beside it."""
+    hooks, config = evil_hooks(witness, tmp_path), tmp_path / "yolov5-sparse.yaml"
+    config.write_text("trust_pickle: true\n")
+    with pytest.raises(OptionError, match="Type --sparse-trust-pickle, or say that the file is yours"):
+        options.resolve({}, environ={}, cwd=tmp_path)
+    config.write_text(f"hooks: {hooks}\n")
+    cpu, data = ["--device", "cpu", "--img", 64], ["--data", shapes]
     commands = [
         ["train", "--weights", finished.weights / "best_dense.pt", *data, *cpu],
         ["val", "--weights", finished.weights / "best.pt", *data, *cpu],
         ["export", "--weights", finished.weights / "best.pt", "--include", "onnx", *cpu],
     ]
-    for text, line in (
-        (f"hooks: {hooks}\n", f"Type --sparse-hooks {hooks}"),
-        ("trust_pickle: true\n", "Type --sparse-trust-pickle"),
-    ):
-        config = tmp_path / "yolov5-sparse.yaml"
-        config.write_text(text)
-        for status, output in run_commands(tmp_path, *commands):
-            assert status == 2 and line in output and f"YOLOV5_SPARSE_CONFIG={config}" in output, output
-    config.write_text(f"hooks: {hooks}\n")
-    run = call([command("yolov5-sparse"), "status"], tmp_path, status=2)
-    assert f"Type --sparse-hooks {hooks}" in run.output and not witness.exists()
+    line = f"Type --sparse-hooks {hooks}, or say that the file is yours: YOLOV5_SPARSE_CONFIG={config}"
+    for status, output in run_commands(tmp_path, *commands):
+        assert status == 2 and line in output
+    assert line in call([command("yolov5-sparse"), "status"], tmp_path, status=2).output and not witness.exists()
     call([command("yolov5-sparse"), "status"], tmp_path, YOLOV5_SPARSE_CONFIG=str(config))
     assert witness.exists(), "a file that the user names is the user's: this test shows nothing without it"
 
@@ -310,3 +321,194 @@ def test_a_program_of_the_hosts_own_would_be_none_either():
         assert unpickling.allowed("models.common", "Conv") is not None
     finally:
         del common.Traced
+
+
+# --------------------------------------------------------------------------------------------- pickles that call
+
+
+def canary(tmp_path):
+    return tmp_path / "executed"
+
+
+def hostile(tmp_path, name, **how):
+    """Write a checkpoint that creates the canary when it is loaded by plain `torch.load`, or when it is used."""
+    touch = f"touch {canary(tmp_path)}"
+    small = fork.model(sparsity=0)
+    ckpt = fork.checkpoint(small)
+    if name == "os.system":
+        ckpt["best_fitness"] = Calls(os.system, touch)
+    elif name == "subprocess":
+        ckpt["hyp"] = Calls(subprocess.call, touch.split())
+    elif name == "eval":
+        ckpt["nc"] = Calls(eval, f"__import__('os').system({touch!r})")
+    elif name == "getattr":
+        ckpt["date"] = Calls(getattr, torch.nn.Module, "__init__")
+    elif name == "constructor":  # YOLOv5 runs strings of a model's YAML as Python
+        description = {**ckpt["yaml"], "activation": f"__import__('os').system({touch!r})"}
+        ckpt["model"] = Calls(type(small), description)
+    elif name == "lists":
+        ckpt["names"] = Calls(torch.load, str(tmp_path / "other.pt"))
+    file = tmp_path / "hostile.pt"
+    torch.save(ckpt, file, **how)
+    return file
+
+
+NAMES = {
+    "os.system": "wants to call os.system,",
+    "subprocess": r"wants to call (subprocess|commands)\.call,",  # protocol 2 has the name of Python 2
+    "eval": "wants to call builtins.eval,",
+    "getattr": "takes '__init__' from an object of",
+    "constructor": r"calls DetectionModel\(…\)",
+    "lists": r"wants to call torch\.serialization\.load,",
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-1.6"])
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_that_calls_something_is_refused_by_name(tmp_path, name, protocol, zipped):
+    file = hostile(tmp_path, name, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    legacy.is_legacy(file)
+    with pytest.raises(CheckpointError, match=NAMES[name]):
+        unpickling.load(file)
+    assert not canary(tmp_path).exists()
+
+
+def test_the_hostile_files_are_hostile(tmp_path):
+    torch.load(hostile(tmp_path, "os.system"), weights_only=False)
+    assert canary(tmp_path).exists()
+
+
+def test_a_dotted_name_does_not_escape(tmp_path):
+    """Protocol 4 looks `nn.modules.module.os.system` up attribute by attribute, from a module that is allowed."""
+    touch = f"touch {canary(tmp_path)}"
+    for module, name in (
+        ("torch", "serialization.os.system"),
+        ("torch.nn.modules.module", "functools.os.system"),
+        ("models.common", "contextlib.os.system"),
+        ("torch._utils", "torch.os.system"),
+    ):
+        code = b"\x80\x04" + b"\x8c" + bytes([len(module)]) + module.encode()
+        code += b"\x8c" + bytes([len(name)]) + name.encode() + b"\x93"
+        code += b"\x8c" + bytes([len(touch)]) + touch.encode() + b"\x85R."
+        unpickler = unpickling.restricted("file.pt", trust=False)
+        with pytest.raises(CheckpointError, match=f"wants to call {module}.{name}"):
+            unpickler.load(io.BytesIO(code))
+    assert not canary(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("activation", "__import__('os').system('{touch}')", "for an activation"),
+        ("activation", "nn.ReLU(__import__('os').system('{touch}'))", "for an activation"),
+        ("act", "__import__('os').system('{touch}')", "for an activation"),
+        ("head", [[-1, 1, "__import__('os').system('{touch}')", []]], "for a layer, which this YOLOv5 does not know"),
+        ("head", [[-1, 1, "DetectMultiBackend", ["{touch}"]]], "for a layer, which this YOLOv5 does not know"),
+        ("head", [[-1, 1, "Conv", ["__import__('os').system('{touch}')"]]], "for an argument of Conv"),
+        ("head", [[-1, 1e9, "Conv", [64]]], "layers of Conv"),
+        ("width_multiple", 1e9, "for width_multiple"),
+        ("nc", 10**9, "for nc"),
+        ("backbone", None, "missing or incomplete"),
+    ],
+)
+def test_a_models_description_runs_no_code_and_builds_nothing_huge(tmp_path, pruned, key, value, message):
+    """Tensors and strings only, which torch's `weights_only=True` lets through."""
+    text = json.dumps(value).replace("{touch}", f"touch {canary(tmp_path)}")
+    ckpt = fork.checkpoint(pruned)
+    if value is None:
+        del ckpt["yaml"][key]
+    else:
+        ckpt["yaml"][key] = json.loads(text)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.read(fork.saved(tmp_path, ckpt))
+    model = deepcopy(pruned)
+    model.yaml = ckpt["yaml"]
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.read(fork.saved(tmp_path, {**ckpt, "model": model}))
+    assert not canary(tmp_path).exists()
+
+
+def test_a_description_is_no_path_of_a_file(tmp_path, pruned):
+    """YOLOv5 would open it, and run the strings in it."""
+    model = deepcopy(pruned)
+    model.yaml = str(fork.write_yaml(tmp_path / "evil.yaml", {"activation": "exit()"}))
+    with pytest.raises(CheckpointError, match="the model's description in the checkpoint is missing or incomplete"):
+        checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=model)))
+
+
+def test_a_pickle_cannot_change_what_it_is_given(tmp_path):
+    """`BUILD` sets attributes of any object, classes and functions included."""
+    for module, name in (("torch._utils", "_rebuild_parameter"), ("pathlib", "PosixPath"), ("models.common", "Conv")):
+        # push the object, then ({}, {"changed": 1}), then BUILD
+        code = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"}}X\x07\x00\x00\x00changedK\x01s\x86b."
+        unpickling.restricted("file.pt", trust=False).load(io.BytesIO(code))
+        owner = common if module == "models.common" else importlib.import_module(module)
+        assert not hasattr(getattr(owner, name), "changed")
+
+
+def test_a_state_dict_is_read_by_torchs_own_weights_only(tmp_path, pruned, monkeypatch):
+    asked = []
+    torch_load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k["weights_only"]) or torch_load(*a, **k))
+    checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned)))
+    assert asked == [True]
+
+
+def test_a_torchscript_file_is_no_checkpoint(tmp_path):
+    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "model.pt"))
+    with pytest.raises(CheckpointError, match="a TorchScript file, not a checkpoint"):
+        unpickling.load(tmp_path / "model.pt")
+
+
+def test_a_trusted_file_is_loaded_whatever_it_calls(tmp_path, monkeypatch):
+    monkeypatch.setenv("YOLOV5_SPARSE_TRUST_PICKLE", "1")
+    checkpoints.read(hostile(tmp_path, "os.system"))
+    assert canary(tmp_path).exists()
+
+
+def test_what_training_writes_needs_no_trust(finished, plain, coco_weights):
+    for file in (*finished.weights.glob("*.pt"), *plain.weights.glob("*.pt"), coco_weights):
+        assert unpickling.load(file)["model"] is not None, file
+    assert not any(checkpoints.is_sparse(file) for file in (*plain.weights.glob("*.pt"), coco_weights))
+
+
+def test_every_command_refuses_in_a_sentence_what_it_is_not_told_to_trust(tmp_path, shapes, pruned):
+    file = hostile(tmp_path, "os.system")
+    fine = fork.saved(tmp_path, fork.checkpoint(pruned, epoch=3))
+    (tmp_path / "short.pt").write_bytes(fine.read_bytes()[:100_000])
+    (tmp_path / "exp" / "weights").mkdir(parents=True)
+    os.link(fine, tmp_path / "exp" / "weights" / "last.pt")
+    (tmp_path / "exp" / "opt.yaml").write_text(
+        f"data: {shapes}\nepochs: 5\nsave_dir: {tmp_path / 'exp'}\nbatch_size: 8\ndevice: cpu\nevolve: null\n"
+        "hyp: {lr0: 0.01}\nneptune_resume_id: null\n"
+    )
+    data, cpu = ["--data", shapes], ["--device", "cpu"]
+    refusals = {
+        "wants to call os.system": [
+            ["train", "--weights", file, *data, *cpu],
+            ["train", "--weights", file, *data, *cpu, "--sparse-recipe", "transfer_pruned"],
+            ["val", "--weights", file, *data, *cpu],
+            ["detect", "--weights", file, "--source", shapes.parent, *cpu],
+            ["export", "--weights", file, *cpu],
+        ],
+        "is damaged (its end is missing)": [
+            ["train", "--weights", tmp_path / "short.pt", *data, *cpu],
+            ["val", "--weights", tmp_path / "short.pt", *data, *cpu],
+            ["export", "--weights", tmp_path / "short.pt", *cpu],
+        ],
+        "first is model.0.conv.weight, [32, 3, 6, 6] in --cfg and [16, 3, 6, 6] in the checkpoint": [
+            ["train", "--weights", fine, "--cfg", "yolov5s.yaml", *data, *cpu]
+        ],
+        "started with the fork": [["train", "--resume", tmp_path / "exp" / "weights" / "last.pt"]],
+    }
+    pairs = [(message, words) for message, several in refusals.items() for words in several]
+    (tmp_path / "trusted").mkdir()
+    trusted = hostile(tmp_path / "trusted", "os.system")
+    words = train_words(shapes, "--epochs", 1, "--sparse-trust-pickle", weights=trusted)
+    *done, (trusted_status, trusted_output) = run_commands(tmp_path, *(words for _, words in pairs), words)
+    for (message, words), (status, output) in zip(pairs, done):
+        said = [line for line in output.splitlines() if line.startswith("yolov5-sparse: error: ")]
+        assert status == 2 and len(said) == 1 and message in said[0] and "Traceback" not in output, (words, output)
+    assert not canary(tmp_path).exists() and not list((tmp_path / "runs" / "train").rglob("*.pt"))
+    assert trusted_status == 0 and canary(tmp_path / "trusted").exists(), trusted_output

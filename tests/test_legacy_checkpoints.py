@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import json
-import os
 import pickle
-import subprocess
 import time
 from copy import deepcopy
 
@@ -15,8 +10,7 @@ import fork
 import pytest
 import torch
 from commands import run_commands
-from conftest import results, train_words, yolov5_train, zeros
-from yolov5.models import common
+from conftest import results, yolov5_train, zeros
 from yolov5.utils.general import LOGGER
 
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
@@ -24,12 +18,6 @@ from yolov5_sparse_plugin.hosts import class_tree
 from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def pruned():
-    """A pruned YOLOv5n of three classes; tests copy it before they change it."""
-    return fork.model()
 
 
 @pytest.fixture(scope="module", params=list(fork.QUANTIZED))
@@ -50,11 +38,6 @@ def said(monkeypatch):
     return lines
 
 
-def saved(tmp_path, ckpt, **how):
-    torch.save(ckpt, tmp_path / "model.pt", **how)
-    return tmp_path / "model.pt"
-
-
 def assert_same(model, original):
     """Assert that two models have the same tensors and find the same."""
     ours, theirs = model.state_dict(), original.state_dict()
@@ -67,7 +50,7 @@ def assert_same(model, original):
 
 
 def test_a_state_dict_becomes_a_model_of_this_host(tmp_path, pruned):
-    file = saved(tmp_path, fork.checkpoint(pruned))
+    file = fork.saved(tmp_path, fork.checkpoint(pruned))
     assert legacy.is_legacy(file)
     ckpt = checkpoints.read(file)
     assert type(ckpt["model"]).__module__ == "yolov5.models.yolo" and ckpt["ema"] is None and ckpt["epoch"] == -1
@@ -78,7 +61,7 @@ def test_a_state_dict_becomes_a_model_of_this_host(tmp_path, pruned):
 
 def test_half_precision_comes_back_as_it_was_written(tmp_path, pruned):
     half = deepcopy(pruned).half()
-    ckpt = checkpoints.read(saved(tmp_path, fork.checkpoint(half)))
+    ckpt = checkpoints.read(fork.saved(tmp_path, fork.checkpoint(half)))
     assert ckpt["model"].state_dict()["model.0.conv.weight"].dtype == torch.float32
     assert_same(ckpt["model"], half)
 
@@ -96,7 +79,7 @@ def test_half_precision_comes_back_as_it_was_written(tmp_path, pruned):
 )
 def test_the_recipe_is_found_under_each_of_its_names(tmp_path, pruned, keys):
     ckpt = {k: v for k, v in fork.checkpoint(pruned, **keys).items() if v is not ...}
-    file = saved(tmp_path, ckpt)
+    file = fork.saved(tmp_path, ckpt)
     assert legacy.is_legacy(file)
     part = checkpoints.read(file)["sparse"]
     assert part["recipe"] == (fork.PRUNED if fork.PRUNED in keys.values() else "")
@@ -113,7 +96,7 @@ def test_averaged_weights_are_read_where_there_are_any(tmp_path, pruned, ema):
         ckpt["ema"] = ckpt["updates"] = None
     elif ema == "updates absent":
         del ckpt["updates"]
-    read = checkpoints.read(saved(tmp_path, ckpt))
+    read = checkpoints.read(fork.saved(tmp_path, ckpt))
     assert_same(read["model"], pruned)
     assert read["updates"] == (12 if ema == "state" else None)
     if ema in ("absent", "none"):
@@ -127,7 +110,7 @@ def test_a_pickled_module_of_either_class_tree_becomes_one_of_this_host(tmp_path
     model = fork.with_add_nodes(deepcopy(pruned), forward=False)
     with fork.class_tree(package):
         ckpt = {"epoch": -1, "model": model, "ema": deepcopy(model).half(), "updates": 3, "yaml": model.yaml}
-        file = saved(tmp_path, {**ckpt, "recipe": fork.PRUNED, "hyp": {}, "optimizer": None})
+        file = fork.saved(tmp_path, {**ckpt, "recipe": fork.PRUNED, "hyp": {}, "optimizer": None})
     names = unpickling.contents(file)[0]
     assert {f"{package}.common _Add", f"{package}.yolo DetectionModel"} <= names
     assert legacy.is_legacy(file)
@@ -150,7 +133,7 @@ def test_a_module_of_release_5_keeps_its_weights_and_gets_todays_detect_layer(tm
     model.model[-1].grid = pruned.model[-1].grid
     with fork.class_tree("models"):
         ckpt = {"epoch": -1, "model": model, "ema": None, "yaml": model.yaml, "recipe": None}
-        file = saved(tmp_path, ckpt, _use_new_zipfile_serialization=False)
+        file = fork.saved(tmp_path, ckpt, _use_new_zipfile_serialization=False)
     assert legacy.is_legacy(file)
     read = checkpoints.read(file)["model"]
     assert isinstance(read.model[-1].anchor_grid, list)
@@ -166,7 +149,7 @@ def test_a_segmentation_model_is_read(tmp_path, package):
     torch.manual_seed(0)
     model = SegmentationModel(str(fork.YOLOV5N.parent / "segment" / "yolov5n-seg.yaml"), ch=3, nc=3).eval()
     with fork.class_tree(package):
-        file = saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
+        file = fork.saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
     assert any(name.endswith(" getattr") for name in unpickling.contents(file)[0]), "this test shows nothing"
     with checkpoints.whole_pickles():
         read = attempt_load(str(file), device=torch.device("cpu"), fuse=False)
@@ -183,21 +166,21 @@ def test_a_plain_model_of_release_5_is_brought_up_to_date_where_this_plugin_read
     del detect.anchor_grid
     detect.register_buffer("anchor_grid", torch.ones(3, 1, 3, 1, 1, 2))
     with fork.class_tree("models"):
-        file = saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
+        file = fork.saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
     assert not checkpoints.is_sparse(file)
     with checkpoints.whole_pickles():
         assert_same(attempt_load(str(file), device=torch.device("cpu"), fuse=False), pruned)
 
 
 def test_the_format_before_torch_1_6_is_read(tmp_path, pruned):
-    file = saved(tmp_path, fork.checkpoint(pruned), _use_new_zipfile_serialization=False)
+    file = fork.saved(tmp_path, fork.checkpoint(pruned), _use_new_zipfile_serialization=False)
     assert legacy.is_legacy(file)
     assert_same(checkpoints.read(file)["model"], pruned)
 
 
 def test_names_from_several_gpus_are_the_same_names(tmp_path, pruned):
     state = {f"module.{name}": value for name, value in fork.state(pruned).items()}
-    assert_same(checkpoints.read(saved(tmp_path, fork.checkpoint(pruned, model=state)))["model"], pruned)
+    assert_same(checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=state)))["model"], pruned)
 
 
 def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, pruned, monkeypatch):
@@ -214,7 +197,9 @@ def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, prun
     sum(output.mean() for output in model(IMAGES)).backward()
     optimizer.step()
     with fork.class_tree("models"):
-        file = saved(tmp_path, {"epoch": 3, "model": deepcopy(model), "ema": None, "recipe": fork.PRUNED, "yaml": {}})
+        file = fork.saved(
+            tmp_path, {"epoch": 3, "model": deepcopy(model), "ema": None, "recipe": fork.PRUNED, "yaml": {}}
+        )
     assert any(module._forward_pre_hooks for module in model.modules()), "this test shows nothing"
     assert any(name.startswith("sparseml.") for name in unpickling.contents(file)[0]), "this test shows nothing"
     read = checkpoints.read(file)["model"]
@@ -226,7 +211,7 @@ def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, prun
 
 def test_what_distillation_left_behind_is_ignored_by_name(tmp_path, pruned, said):
     state = {**fork.state(pruned), "teacher.model.0.conv.weight": torch.zeros(1), "kd_projection.weight": torch.ones(2)}
-    read = checkpoints.read(saved(tmp_path, fork.checkpoint(pruned, model=state)))
+    read = checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=state)))
     assert_same(read["model"], pruned)
     assert "2 tensors are no part of the model and were left out, the first is teacher.model.0.conv.weight" in said[0]
 
@@ -240,7 +225,7 @@ def test_the_forks_word_for_an_activation_is_understood(tmp_path):
     written = fork.checkpoint(model)
     del written["yaml"]["activation"]
     written["yaml"]["act"] = "Hardswish"
-    read = checkpoints.read(saved(tmp_path, written))["model"]
+    read = checkpoints.read(fork.saved(tmp_path, written))["model"]
     assert_same(read, model)
     assert not any(isinstance(m, torch.nn.Hardswish) for m in fork.model().modules()), "the next model has it, too"
 
@@ -275,7 +260,7 @@ def test_a_staged_recipe_is_rebuilt_as_well(tmp_path, pruned, monkeypatch, said)
 
     staged = str(ScheduledModifierManager.compose_staged(fork.PRUNED, text))
     assert "stage" in staged
-    ckpt = checkpoints.read(saved(tmp_path, fork.checkpoint(model, checkpoint_recipe=staged)))
+    ckpt = checkpoints.read(fork.saved(tmp_path, fork.checkpoint(model, checkpoint_recipe=staged)))
     with torch.no_grad():
         assert torch.equal(checkpoints.quantized_model(ckpt)(IMAGES)[0], model(IMAGES)[0])
     assert said == []
@@ -307,170 +292,10 @@ def test_quantizers_that_cannot_be_rebuilt_leave_the_float_model_and_a_warning(q
     assert len(said) == 1 and "quantizers cannot be rebuilt and were left out; this is the float model" in said[0]
 
 
-# ---------------------------------------------------------------------------------- nobody else's code
-
-
-class Calls:
-    """Pickles as a call of a function with arguments."""
-
-    def __init__(self, function, *arguments):
-        self._call = function, arguments
-
-    def __reduce__(self):
-        return self._call
-
-
-def canary(tmp_path):
-    return tmp_path / "executed"
-
-
-def hostile(tmp_path, name, **how):
-    """Write a checkpoint that creates the canary when it is loaded by plain `torch.load`, or when it is used."""
-    touch = f"touch {canary(tmp_path)}"
-    small = fork.model(sparsity=0)
-    ckpt = fork.checkpoint(small)
-    if name == "os.system":
-        ckpt["best_fitness"] = Calls(os.system, touch)
-    elif name == "subprocess":
-        ckpt["hyp"] = Calls(subprocess.call, touch.split())
-    elif name == "eval":
-        ckpt["nc"] = Calls(eval, f"__import__('os').system({touch!r})")
-    elif name == "getattr":
-        ckpt["date"] = Calls(getattr, torch.nn.Module, "__init__")
-    elif name == "constructor":  # YOLOv5 runs strings of a model's YAML as Python
-        description = {**ckpt["yaml"], "activation": f"__import__('os').system({touch!r})"}
-        ckpt["model"] = Calls(type(small), description)
-    elif name == "lists":
-        ckpt["names"] = Calls(torch.load, str(tmp_path / "other.pt"))
-    file = tmp_path / "hostile.pt"
-    torch.save(ckpt, file, **how)
-    return file
-
-
-NAMES = {
-    "os.system": "wants to call os.system,",
-    "subprocess": r"wants to call (subprocess|commands)\.call,",  # protocol 2 has the name of Python 2
-    "eval": "wants to call builtins.eval,",
-    "getattr": "takes '__init__' from an object of",
-    "constructor": r"calls DetectionModel\(…\)",
-    "lists": r"wants to call torch\.serialization\.load,",
-}
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-1.6"])
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_that_calls_something_is_refused_by_name(tmp_path, name, protocol, zipped):
-    file = hostile(tmp_path, name, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
-    legacy.is_legacy(file)
-    with pytest.raises(CheckpointError, match=NAMES[name]):
-        unpickling.load(file)
-    assert not canary(tmp_path).exists()
-
-
-def test_the_hostile_files_are_hostile(tmp_path):
-    torch.load(hostile(tmp_path, "os.system"), weights_only=False)
-    assert canary(tmp_path).exists()
-
-
-def test_a_dotted_name_does_not_escape(tmp_path):
-    """Protocol 4 looks `nn.modules.module.os.system` up attribute by attribute, from a module that is allowed."""
-    touch = f"touch {canary(tmp_path)}"
-    for module, name in (
-        ("torch", "serialization.os.system"),
-        ("torch.nn.modules.module", "functools.os.system"),
-        ("models.common", "contextlib.os.system"),
-        ("torch._utils", "torch.os.system"),
-    ):
-        code = b"\x80\x04" + b"\x8c" + bytes([len(module)]) + module.encode()
-        code += b"\x8c" + bytes([len(name)]) + name.encode() + b"\x93"
-        code += b"\x8c" + bytes([len(touch)]) + touch.encode() + b"\x85R."
-        unpickler = unpickling.restricted("file.pt", trust=False)
-        with pytest.raises(CheckpointError, match=f"wants to call {module}.{name}"):
-            unpickler.load(io.BytesIO(code))
-    assert not canary(tmp_path).exists()
-
-
-@pytest.mark.parametrize(
-    "key, value, message",
-    [
-        ("activation", "__import__('os').system('{touch}')", "for an activation"),
-        ("activation", "nn.ReLU(__import__('os').system('{touch}'))", "for an activation"),
-        ("act", "__import__('os').system('{touch}')", "for an activation"),
-        ("head", [[-1, 1, "__import__('os').system('{touch}')", []]], "for a layer, which this YOLOv5 does not know"),
-        ("head", [[-1, 1, "DetectMultiBackend", ["{touch}"]]], "for a layer, which this YOLOv5 does not know"),
-        ("head", [[-1, 1, "Conv", ["__import__('os').system('{touch}')"]]], "for an argument of Conv"),
-        ("head", [[-1, 1e9, "Conv", [64]]], "layers of Conv"),
-        ("width_multiple", 1e9, "for width_multiple"),
-        ("nc", 10**9, "for nc"),
-        ("backbone", None, "missing or incomplete"),
-    ],
-)
-def test_a_models_description_runs_no_code_and_builds_nothing_huge(tmp_path, pruned, key, value, message):
-    """Tensors and strings only, which torch's `weights_only=True` lets through."""
-    text = json.dumps(value).replace("{touch}", f"touch {canary(tmp_path)}")
-    ckpt = fork.checkpoint(pruned)
-    if value is None:
-        del ckpt["yaml"][key]
-    else:
-        ckpt["yaml"][key] = json.loads(text)
-    with pytest.raises(CheckpointError, match=message):
-        checkpoints.read(saved(tmp_path, ckpt))
-    model = deepcopy(pruned)
-    model.yaml = ckpt["yaml"]
-    with pytest.raises(CheckpointError, match=message):
-        checkpoints.read(saved(tmp_path, {**ckpt, "model": model}))
-    assert not canary(tmp_path).exists()
-
-
-def test_a_description_is_no_path_of_a_file(tmp_path, pruned):
-    """YOLOv5 would open it, and run the strings in it."""
-    model = deepcopy(pruned)
-    model.yaml = str(fork.write_yaml(tmp_path / "evil.yaml", {"activation": "exit()"}))
-    with pytest.raises(CheckpointError, match="the model's description in the checkpoint is missing or incomplete"):
-        checkpoints.read(saved(tmp_path, fork.checkpoint(pruned, model=model)))
-
-
-def test_a_pickle_cannot_change_what_it_is_given(tmp_path):
-    """`BUILD` sets attributes of any object, classes and functions included."""
-    for module, name in (("torch._utils", "_rebuild_parameter"), ("pathlib", "PosixPath"), ("models.common", "Conv")):
-        # push the object, then ({}, {"changed": 1}), then BUILD
-        code = b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"}}X\x07\x00\x00\x00changedK\x01s\x86b."
-        unpickling.restricted("file.pt", trust=False).load(io.BytesIO(code))
-        owner = common if module == "models.common" else importlib.import_module(module)
-        assert not hasattr(getattr(owner, name), "changed")
-
-
-def test_a_state_dict_is_read_by_torchs_own_weights_only(tmp_path, pruned, monkeypatch):
-    asked = []
-    torch_load = torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k["weights_only"]) or torch_load(*a, **k))
-    checkpoints.read(saved(tmp_path, fork.checkpoint(pruned)))
-    assert asked == [True]
-
-
-def test_a_torchscript_file_is_no_checkpoint(tmp_path):
-    torch.jit.script(torch.nn.ReLU()).save(str(tmp_path / "model.pt"))
-    with pytest.raises(CheckpointError, match="a TorchScript file, not a checkpoint"):
-        unpickling.load(tmp_path / "model.pt")
-
-
-def test_a_trusted_file_is_loaded_whatever_it_calls(tmp_path, monkeypatch):
-    monkeypatch.setenv("YOLOV5_SPARSE_TRUST_PICKLE", "1")
-    checkpoints.read(hostile(tmp_path, "os.system"))
-    assert canary(tmp_path).exists()
-
-
-def test_what_training_writes_needs_no_trust(finished, plain, coco_weights):
-    for file in (*finished.weights.glob("*.pt"), *plain.weights.glob("*.pt"), coco_weights):
-        assert unpickling.load(file)["model"] is not None, file
-    assert not any(checkpoints.is_sparse(file) for file in (*plain.weights.glob("*.pt"), coco_weights))
-
-
 def test_a_class_of_objects_may_be_called_recipe(tmp_path, pruned):
     model = deepcopy(pruned)
     model.names = ["recipe", "card", "yaml"]
-    file = saved(tmp_path, {"epoch": -1, "model": model, "ema": None, "yaml": None})
+    file = fork.saved(tmp_path, {"epoch": -1, "model": model, "ema": None, "yaml": None})
     assert not legacy.is_legacy(file)
 
 
@@ -480,7 +305,7 @@ def test_a_class_of_objects_may_be_called_recipe(tmp_path, pruned):
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.99])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-1.6"])
 def test_a_truncated_checkpoint_is_named(tmp_path, pruned, share, zipped):
-    file = saved(tmp_path, fork.checkpoint(pruned), _use_new_zipfile_serialization=zipped)
+    file = fork.saved(tmp_path, fork.checkpoint(pruned), _use_new_zipfile_serialization=zipped)
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(CheckpointError, match="not a checkpoint that torch can read, or it is damaged"):
@@ -493,11 +318,11 @@ def test_weights_of_another_model_than_the_description(tmp_path, pruned):
     with pytest.raises(
         CheckpointError, match="do not fit the model that the checkpoint describes: 0 are missing, 288 of"
     ):
-        checkpoints.read(saved(tmp_path, ckpt))
+        checkpoints.read(fork.saved(tmp_path, ckpt))
     ckpt = fork.checkpoint(pruned)
     del ckpt["model"]["model.1.conv.weight"]
     with pytest.raises(CheckpointError, match=r"1 are missing.*first: model.1.conv.weight, missing"):
-        checkpoints.read(saved(tmp_path, ckpt))
+        checkpoints.read(fork.saved(tmp_path, ckpt))
 
 
 def test_a_file_of_something_else(tmp_path):
@@ -506,7 +331,7 @@ def test_a_file_of_something_else(tmp_path):
         with pytest.raises(CheckpointError, match="not a checkpoint that torch can read, or it is damaged"):
             checkpoints.read(tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="it holds a list, not a dict"):
-        unpickling.load(saved(tmp_path, ["a", 2]))
+        unpickling.load(fork.saved(tmp_path, ["a", 2]))
 
 
 # --------------------------------------------------------------------------------- recipes without end
@@ -613,7 +438,7 @@ def test_val_detect_load_and_export_take_the_forks_checkpoints(tmp_path, shapes,
 
 
 def test_training_from_a_pruned_checkpoint_keeps_its_zeros(tmp_path, shapes, pruned):
-    file = saved(tmp_path, fork.checkpoint(pruned))
+    file = fork.saved(tmp_path, fork.checkpoint(pruned))
     args = ["--sparse-recipe", "transfer_pruned", "--sparse-recipe-args", "num_epochs=2,warmup_epochs=1"]
     run = yolov5_train(tmp_path, shapes, *args, weights=file)
     assert results(run)["epoch"] == [0, 1] and "Transferred 34" in run.output
@@ -623,44 +448,3 @@ def test_training_from_a_pruned_checkpoint_keeps_its_zeros(tmp_path, shapes, pru
         assert not (after[name][before[name] == 0] != 0).any(), name
     assert zeros(after["model.9.cv2.conv.weight"]) == pytest.approx(0.6, abs=0.001)
     assert not torch.equal(before["model.1.conv.weight"].half(), after["model.1.conv.weight"].half())
-
-
-def test_every_command_refuses_in_a_sentence_what_it_is_not_told_to_trust(tmp_path, shapes, pruned):
-    file = hostile(tmp_path, "os.system")
-    fine = saved(tmp_path, fork.checkpoint(pruned, epoch=3))
-    (tmp_path / "short.pt").write_bytes(fine.read_bytes()[:100_000])
-    (tmp_path / "exp" / "weights").mkdir(parents=True)
-    os.link(fine, tmp_path / "exp" / "weights" / "last.pt")
-    (tmp_path / "exp" / "opt.yaml").write_text(
-        f"data: {shapes}\nepochs: 5\nsave_dir: {tmp_path / 'exp'}\nbatch_size: 8\ndevice: cpu\nevolve: null\n"
-        "hyp: {lr0: 0.01}\nneptune_resume_id: null\n"
-    )
-    data, cpu = ["--data", shapes], ["--device", "cpu"]
-    refusals = {
-        "wants to call os.system": [
-            ["train", "--weights", file, *data, *cpu],
-            ["train", "--weights", file, *data, *cpu, "--sparse-recipe", "transfer_pruned"],
-            ["val", "--weights", file, *data, *cpu],
-            ["detect", "--weights", file, "--source", shapes.parent, *cpu],
-            ["export", "--weights", file, *cpu],
-        ],
-        "is damaged (its end is missing)": [
-            ["train", "--weights", tmp_path / "short.pt", *data, *cpu],
-            ["val", "--weights", tmp_path / "short.pt", *data, *cpu],
-            ["export", "--weights", tmp_path / "short.pt", *cpu],
-        ],
-        "first is model.0.conv.weight, [32, 3, 6, 6] in --cfg and [16, 3, 6, 6] in the checkpoint": [
-            ["train", "--weights", fine, "--cfg", "yolov5s.yaml", *data, *cpu]
-        ],
-        "started with the fork": [["train", "--resume", tmp_path / "exp" / "weights" / "last.pt"]],
-    }
-    pairs = [(message, words) for message, several in refusals.items() for words in several]
-    (tmp_path / "trusted").mkdir()
-    trusted = hostile(tmp_path / "trusted", "os.system")
-    words = train_words(shapes, "--epochs", 1, "--sparse-trust-pickle", weights=trusted)
-    *done, (trusted_status, trusted_output) = run_commands(tmp_path, *(words for _, words in pairs), words)
-    for (message, words), (status, output) in zip(pairs, done):
-        said = [line for line in output.splitlines() if line.startswith("yolov5-sparse: error: ")]
-        assert status == 2 and len(said) == 1 and message in said[0] and "Traceback" not in output, (words, output)
-    assert not canary(tmp_path).exists() and not list((tmp_path / "runs" / "train").rglob("*.pt"))
-    assert trusted_status == 0 and canary(tmp_path / "trusted").exists(), trusted_output
