@@ -106,7 +106,7 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, pru
         def look(tag): seen.append([tag, [n for n in names if vars(t)[n] is not before[n]]])
         common = dict(data={str(shapes)!r}, weights="", cfg="yolov5n.yaml", imgsz=64, batch_size=16, device="cpu",
                       workers=0, noplots=True, noautoanchor=True, project="runs", exist_ok=True)
-        actions = t.main.__defaults__[0]._callbacks
+        actions = t.main.__yolov5_sparse_original__.__defaults__[0]._callbacks
         actions["on_train_start"].append(dict(name="spy", callback=lambda: look("inside")))
         t.run(name="a", sparse_recipe={str(prune_two)!r}, **common); look("after")
         t.run(name="b", epochs=1, **common); look("after")

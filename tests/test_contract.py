@@ -219,3 +219,28 @@ def test_what_a_drop_in_packs_is_in_the_finished_checkpoint(spied):
     run, _ = spied
     for name in ("best_pruned.pt", "best.pt", "last.pt"):
         assert checkpoints.read(run.weights / name)["sparse"]["spy"] == "was here"
+
+
+def test_a_hook_file_may_bring_a_modifier(tmp_path):
+    """The one that CONTRIBUTING.md shows, word for word."""
+    import torch
+
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.errors import RecipeError
+    from yolov5_sparse_plugin.recipes_io import RecipeText
+
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("### A modifier of your own")[2]
+    text = RecipeText("modifiers:\n  - !ShrinkBiasModifier {factor: 0.5, start_epoch: 1.0}\n", "r.yaml")
+    with pytest.raises(RecipeError, match="no modifier 'ShrinkBiasModifier'.*One of your own needs its file"):
+        Schedule.load(text)
+    (tmp_path / "shrink.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    manager.create([str(tmp_path / "shrink.py")])
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    before = model[0].bias.detach().clone()
+    optimizer = Schedule.load(text).wrap(torch.optim.SGD(model.parameters(), lr=0.0), model, None)
+    optimizer.bind(2)
+    for _ in range(4):
+        optimizer.step()
+    assert torch.equal(model[0].bias, before * 0.5)
+    with pytest.raises(RecipeError, match=r"line 2: ShrinkBiasModifier: no key 'factr'. Did you mean 'factor'"):
+        Schedule.load(RecipeText(text.text.replace("factor", "factr"), "r.yaml"))

@@ -38,14 +38,16 @@ def build(request):
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
     import torch
+    from yolov5.utils.torch_utils import smart_optimizer
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule, prunable
+    from yolov5_sparse_plugin.engine.fitting import prunable
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
     from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
     model = build()
     make_adds_quantizable(model)
     schedule = Schedule.load(read(name))
-    optimizer = schedule.wrap(torch.optim.SGD(model.parameters(), lr=0.01), model, None)
+    optimizer = schedule.wrap(smart_optimizer(model, "SGD", 0.01, 0.9, 0.0005), model, None)
     schedule.check_epochs(schedule.epochs, "the recipe")
     weights = prunable(model)
     if "transfer" in name:  # these hold zeros that are there already

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from yolov5_sparse_plugin import hookspecs
+from yolov5_sparse_plugin import hookspecs, telemetry
 from yolov5_sparse_plugin.errors import PluginError, SparsePluginError, ZooError, nearest
 from yolov5_sparse_plugin.zoo.stub import is_stub
 
@@ -40,6 +40,7 @@ def load_file(path: str):
     file = Path(path).expanduser()
     if not file.is_file():
         raise PluginError(f"--sparse-hooks {path}: there is no such file.")
+    telemetry.switch_off()  # it may bring a modifier, and import SparseML for it
     name = f"yolov5_sparse_hooks_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

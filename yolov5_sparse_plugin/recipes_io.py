@@ -33,14 +33,32 @@ class RecipeText:
     source: str
 
 
+BOM = "\ufeff"  # some editors write it before the first letter
+# blank lines and comments (a licence), then the line that opens the front matter
+OPENING = re.compile(r"\A(?:\s|<!--.*?-->)*^(?:---|\+\+\+)[ \t]*$", re.S | re.M)
+CLOSING = re.compile(r"^(?:---|\+\+\+)[ \t]*$", re.M)
+
+
+def is_card(text: str) -> bool:
+    """Return whether a recipe is Markdown with its YAML as front matter, not YAML alone."""
+    return OPENING.match(text.lstrip(BOM)) is not None
+
+
 def front_matter(text: str, source: str) -> str:
-    """Return the YAML of a Markdown recipe: what stands between its first two `---` lines."""
-    match = re.search(r"\A\s*^(?:---|\+\+\+)\s*$(.*?)^(?:---|\+\+\+)\s*$", text, re.S | re.M)
-    if not match:
+    """Return the YAML of a Markdown recipe: what stands between its first two `---` lines.
+
+    Raises:
+        RecipeError: there are no two.
+    """
+    text = text.lstrip(BOM)
+    opening = OPENING.match(text)
+    closing = opening and CLOSING.search(text, opening.end())
+    if not opening or not closing:
+        found = "the second is missing" if opening else "found none"
         raise RecipeError(
-            f"{source}: a Markdown recipe needs its YAML as front matter, between two lines '---'; found none."
+            f"{source}: a Markdown recipe needs its YAML as front matter, between two lines '---'; {found}."
         )
-    return match.group(1)
+    return "\n" * text.count("\n", 0, opening.end()) + text[opening.end() : closing.start()]  # lines keep their numbers
 
 
 def read(address: str) -> RecipeText:
@@ -53,8 +71,7 @@ def read(address: str) -> RecipeText:
         RecipeError: nothing is there, or it is not text.
     """
     if "\n" in address:
-        is_card = address.lstrip().startswith("---")
-        return RecipeText(front_matter(address, "recipe text") if is_card else address, "recipe text")
+        return RecipeText(front_matter(address, "recipe text") if is_card(address) else address, "recipe text")
     path = Path(address).expanduser()
     if not path.is_file() and address in shipped():
         path = shipped()[address]
@@ -71,7 +88,7 @@ def read(address: str) -> RecipeText:
             f"--sparse-recipe {address}: a recipe is a .yaml or .md file, this is {path.suffix or 'neither'!r}."
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(
             f"--sparse-recipe {address}: not a text file ({error.reason} at byte {error.start})."

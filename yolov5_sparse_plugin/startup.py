@@ -71,7 +71,5 @@ def install():
     if os.environ.get("YOLOV5_SPARSE_AUTOLOAD") == "0" or installed():
         return
     if "sparseml.yolov5" in os.path.basename(sys.argv[0] if getattr(sys, "argv", None) else ""):
-        # SparseML's own scripts import sparseml first, which sends analytics while it is imported
-        os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")
-        os.environ.setdefault("NM_VERSION_CHECK", "false")
+        __import__("yolov5_sparse_plugin.telemetry").telemetry.switch_off()  # these scripts import SparseML first
     sys.meta_path.insert(0, AttachingFinder())

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable
 
+from yolov5_sparse_plugin import telemetry
 from yolov5_sparse_plugin.bench import onnx_input
 
 
@@ -63,8 +64,7 @@ class Engine:
         """Import the engine, a second's work, so that `load` finds it there; for a process of its own only."""
         # DeepSparse and OpenVINO report to their makers at import unless told not to; OpenVINO forks a process for it,
         # and leaves it alone where it believes to be in a continuous integration
-        os.environ.setdefault("NM_DISABLE_ANALYTICS", "1")
-        os.environ.setdefault("NM_VERSION_CHECK", "false")
+        telemetry.switch_off()
         os.environ["CI"] = "true"
         for name in self.unneeded:
             sys.modules.setdefault(name, None)  # importing it fails, as if it were not installed

@@ -1,4 +1,4 @@
-"""SparseML's modifiers: which there are, what each takes in YAML, and of what kind it is."""
+"""SparseML's modifiers: made from a recipe's entries, and of what kind each is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sparseml.pytorch.sparsification import modifier as sparseml_modifier  # iso
 from sparseml.pytorch.sparsification.quantization.legacy_modifier_quantization import (  # isort: skip
     QuantizationModifier as LegacyQuantizationModifier,
 )
+from yolov5_sparse_plugin.engine import schema  # isort: skip
 from yolov5_sparse_plugin.engine.recipe import Entry  # isort: skip
 from yolov5_sparse_plugin.errors import RecipeError
 
@@ -34,9 +35,16 @@ def modifier_classes() -> dict[str, type]:
     return {name: cls for name, cls in classes.items() if name in known}
 
 
-def known() -> dict[str, set[str]]:
-    """Return the modifiers that a recipe may name, with the keys of each."""
-    return {name: modifier_keys(cls) for name, cls in modifier_classes().items()}
+def of_hooks() -> dict[str, set[str]]:
+    """Return the modifiers that neither SparseML nor this plugin brings, with the keys of each.
+
+    A hook file makes one known with `@PyTorchModifierYAML()`, as SparseML does.
+    """
+    return {
+        name: {key for key, p in inspect.signature(cls.__init__).parameters.items() if p.kind is not p.VAR_KEYWORD}
+        for name, cls in modifier_classes().items()
+        if name not in schema.MODIFIERS and not cls.__module__.startswith("sparseml.")
+    }
 
 
 def build(entry: Entry, source: str) -> Any:
@@ -47,24 +55,12 @@ def build(entry: Entry, source: str) -> Any:
     Raises:
         RecipeError: SparseML refuses the values.
     """
-    cls = modifier_classes()[entry.tag]
-    if entry.tag == "QuantizationModifier" and set(entry.fields) - _constructor_keys(cls):
-        cls = LegacyQuantizationModifier
+    legacy = isinstance(entry.spec, schema.LegacyQuantizationModifier)
+    cls = LegacyQuantizationModifier if legacy else modifier_classes()[entry.tag]
     try:
         return cls(**deepcopy(entry.fields))
-    except Exception as error:  # of SparseML's many kinds
-        raise RecipeError(f"{entry.where(source)}: SparseML refuses it: {str(error).splitlines()[0]}") from error
-
-
-def modifier_keys(cls: type) -> set[str]:
-    """Return the keys that a modifier takes in YAML: its constructor's arguments, the legacy class's included."""
-    owners = (cls, LegacyQuantizationModifier) if cls.__name__ == "QuantizationModifier" else (cls,)
-    return set().union(*map(_constructor_keys, owners))
-
-
-def _constructor_keys(cls: type) -> set[str]:
-    parameters = inspect.signature(cls.__init__).parameters.items()
-    return {name for name, parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
+    except Exception as error:  # of SparseML's many kinds, or of a hook file's
+        raise RecipeError(f"{entry.where(source)}: {str(error).splitlines()[0]}") from error
 
 
 def is_pruning(modifier: Any) -> bool:

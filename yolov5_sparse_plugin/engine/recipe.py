@@ -1,8 +1,7 @@
 """The recipe language: YAML with variables and `eval(…)` goes in, modifiers with plain values come out.
 
 A recipe is data, whoever wrote it. Every one, typed, one-shot or inside a checkpoint, comes through `parse`: it names
-no file and no address, its tags are modifiers that the engine knows, and what its fields may say of code (functions,
-classes, their arguments) is a list of words.
+no file and no address, and its modifiers and their fields are those of the schema, which every engine shares.
 """
 
 from __future__ import annotations
@@ -10,30 +9,23 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import yaml
+from pydantic import ValidationError
 from yaml.constructor import SafeConstructor
 from yaml.representer import SafeRepresenter
 
+from yolov5_sparse_plugin.engine import schema
 from yolov5_sparse_plugin.engine.expressions import UnknownVariable, check_size, evaluate
+from yolov5_sparse_plugin.engine.schema_faults import faults
 from yolov5_sparse_plugin.errors import RecipeError, nearest
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 GROUP = "modifiers"  # what the name of a list of modifiers contains
 FRAMEWORK = "pytorch."  # recipes may write `!pytorch.QuantizationModifier`
 IGNORED = ("log_types",)  # recipes of 2021 have it; SparseML has long dropped it
-
-# fields whose value selects code or reaches a constructor, and what they may be
-FUSE = (None, "none", "null", "no_fuse", "conv_bn_relus")
-ARGUMENTS = {
-    "model_fuse_fn_kwargs": ("inplace",),
-    "lr_kwargs": ("gamma", "step_size", "milestones", "T_0", "T_mult", "eta_min"),
-    "kwargs": ("reduce_range",),
-    "activation_qconfig_kwargs": ("reduce_range",),
-    "weight_qconfig_kwargs": ("reduce_range",),
-}
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,7 @@ class Entry:
         tag: its class, without `!`. fields: plain values by name, every expression computed.
         line, lines: where it stands, and each field by its name.
         stage: the stage that it belongs to, None in a recipe without stages.
+        spec: the same as the schema has it; None of a modifier of a hook file.
     """
 
     tag: str
@@ -51,6 +44,7 @@ class Entry:
     line: int
     lines: dict[str, int]
     stage: str | None
+    spec: schema.Modifier | None = None
 
     def where(self, source: str, name: str = "") -> str:
         """Return, for a message, the place of the modifier or of one of its fields."""
@@ -80,13 +74,13 @@ class Recipe:
 def parse(
     recipe: RecipeText,
     variables: Mapping[str, Any],
-    known: Mapping[str, Collection[str]],
+    others: Mapping[str, Collection[str]],
     only: Collection[str] | None = None,
 ) -> Recipe:
     """Read a recipe, with `variables` put in and every `eval(…)` computed.
 
     Args:
-        known: modifiers that the engine has -> their keys.
+        others: modifiers of hook files, which are no part of the schema -> their keys.
         only: modifiers to take, by name, of a recipe that has been executed; the others are not looked at.
 
     Raises:
@@ -111,9 +105,8 @@ def parse(
     ]
     if not entries and only is None:
         raise RecipeError(f"{source}: no modifier found. Modifiers stand in lists whose name ends in 'modifiers'.")
-    for entry in entries:
-        check(entry, known, source)
-    return Recipe(in_block_style(root), source, tuple(entries))
+    checked = tuple(check(entry, others, source) for entry in entries)
+    return Recipe(in_block_style(root), source, checked)
 
 
 # ------------------------------------------------------------------------------------------------------------ its YAML
@@ -243,11 +236,6 @@ def modifiers_in(container: yaml.MappingNode, source: str) -> Iterator[yaml.Node
                 raise RecipeError(
                     f"{source}, line {line_of(item)}: no modifier: its name, '!QuantizationModifier' for example, is "
                     "missing."
-                )
-            if tag_of(item) is not None and not is_group(key, value):
-                raise RecipeError(
-                    f"{source}, line {line_of(item)}: a modifier in {key.value!r}. They stand in lists whose name ends "
-                    "in 'modifiers'."
                 )
             if is_group(key, value):
                 yield item
@@ -388,44 +376,33 @@ def refuse_unknown(
 # ----------------------------------------------------------------------------------------------------- what it may say
 
 
-def check(entry: Entry, known: Mapping[str, Collection[str]], source: str) -> None:
-    """Refuse a modifier or a key that the engine does not know, and a field that would select code of its own choice.
+def check(entry: Entry, others: Mapping[str, Collection[str]], source: str) -> Entry:
+    """Return an entry with the values that the schema makes of its fields.
 
     Raises:
-        RecipeError: naming the line, what was found and what is allowed.
+        RecipeError: naming the line, the field, what was found and what is allowed.
     """
-    if entry.tag not in known:
-        raise RecipeError(f"{source}, line {entry.line}: no modifier {entry.tag!r}. {nearest(entry.tag, known)}")
-    for name in entry.fields:
-        if name not in known[entry.tag]:
-            raise RecipeError(
-                f"{entry.where(source, name)} has no key {name!r}. {nearest(str(name), known[entry.tag])}"
-            )
-    fuse = entry.fields.get("model_fuse_fn_name")
-    if not isinstance(fuse, (str, type(None))) or (fuse.lower() if fuse else None) not in FUSE:
+    if entry.tag in others:
+        for name in entry.fields:
+            if name not in others[entry.tag]:
+                raise RecipeError(f"{entry.where(source, name)}: no key {name!r}. {nearest(name, others[entry.tag])}")
+        return entry
+    if entry.tag in schema.REFUSED:
+        why, instead = schema.REFUSED[entry.tag]
+        raise RecipeError(f"{entry.where(source)} cannot run here: {why}. Instead: {instead}.")
+    if entry.tag not in schema.MODIFIERS:
         raise RecipeError(
-            f"{entry.where(source, 'model_fuse_fn_name')}: model_fuse_fn_name {fuse!r}: a recipe names no function of "
-            "its own choice. Allowed: no_fuse, conv_bn_relus."
+            f"{source}, line {entry.line}: no modifier {entry.tag!r}. {nearest(entry.tag, schema.MODIFIERS)} (One of "
+            "your own needs its file: --sparse-hooks.)"
         )
-    for name, value in arguments_in(entry.fields):
-        words, given = ARGUMENTS.get(name, ()), value if isinstance(value, dict) else {}
-        kinds = (int, float, list) if name == "lr_kwargs" else (int, float)
-        fine = all(key in words and isinstance(inner, kinds) for key, inner in given.items())
-        if not fine or not isinstance(value, (dict, type(None))):
-            raise RecipeError(
-                f"{entry.where(source, name)}: {name} {value!r}: a recipe may give these arguments here: "
-                f"{', '.join(words) or 'none'}; numbers, true or false."
-            )
-
-
-def arguments_in(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield, at any depth, the fields that hold arguments of a function or a class: `kwargs`, `lr_kwargs` and so on."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, inner in items:
-        if isinstance(name, str) and name.endswith("kwargs"):
-            yield name, inner
-        else:
-            yield from arguments_in(inner)
+    model = schema.model_of(entry.tag, entry.fields)
+    try:
+        spec = model(**entry.fields)
+    except ValidationError as error:
+        name, words = faults(model, error)[0]
+        between = " " if words.startswith(("has no key", "needs ")) else ": "
+        raise RecipeError(f"{entry.where(source, name)}{between}{words}") from error
+    return replace(entry, spec=spec, fields=spec.model_dump(exclude_unset=True))
 
 
 def matches(pattern: str, name: str) -> bool:

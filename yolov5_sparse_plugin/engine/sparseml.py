@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,12 @@ from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and 
 
 from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
-from yolov5_sparse_plugin.engine import distillation  # noqa: F401  its modifier becomes known to recipes
+from yolov5_sparse_plugin.engine import (
+    distillation,  # noqa: F401  its modifier becomes known to recipes
+    schema,
+    wiring,
+)
+from yolov5_sparse_plugin.engine.fitting import Fit, check_groups, fit
 from yolov5_sparse_plugin.engine.frozen import leave_out
 from yolov5_sparse_plugin.engine.modifiers import (
     build,
@@ -23,10 +26,10 @@ from yolov5_sparse_plugin.engine.modifiers import (
     is_learning_rate,
     is_pruning,
     is_quantization,
-    known,
+    of_hooks,
 )
 from yolov5_sparse_plugin.engine.optimizer import Optimizer
-from yolov5_sparse_plugin.engine.recipe import Recipe, matches, parse
+from yolov5_sparse_plugin.engine.recipe import Recipe, parse
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
@@ -43,9 +46,15 @@ class Schedule:
     def __init__(self, recipe: Recipe):
         self.recipe, self.text, self.source = recipe, recipe.text, recipe.source
         self.frozen: set[str] = set()  # parameters that --freeze keeps out of the pruning, see `wrap`
-        built = [(entry.stage, build(entry, recipe.source)) for entry in recipe.entries]
-        stages = {name: [modifier for stage, modifier in built if stage == name] for name in recipe.stages}
-        self.manager = ScheduledModifierManager(stages or [modifier for _, modifier in built])
+        self.remarks: list[str] = []  # what a user should know of the recipe on this model, once it is wrapped
+        self._built = [build(entry, recipe.source) for entry in recipe.entries]
+        for modifier in filter(is_quantization, self._built):
+            wiring.keep(modifier)
+        stages = {
+            name: [modifier for entry, modifier in zip(recipe.entries, self._built) if entry.stage == name]
+            for name in recipe.stages
+        }
+        self.manager = ScheduledModifierManager(stages or list(self._built))
         self.modifiers = list(self.manager.iter_modifiers())
         ends = [m.end_epoch for m in self.modifiers if m.end_epoch and m.end_epoch > 0]
         self.epochs = math.ceil(max(ends)) if ends else 0
@@ -53,7 +62,7 @@ class Schedule:
     @classmethod
     def load(cls, recipe: RecipeText, variables: dict[str, Any] | None = None) -> Schedule:
         """Read a recipe, whoever wrote it; see `recipe.parse` for the errors."""
-        return cls(parse(recipe, variables or {}, known()))
+        return cls(parse(recipe, variables or {}, of_hooks()))
 
     @classmethod
     def of_structure(cls, text: str, source: str) -> Schedule:
@@ -61,7 +70,7 @@ class Schedule:
 
         What else it did to the model stands in the weights, and may be a modifier that nobody has any more.
         """
-        return cls(parse(RecipeText(text, source), {}, known(), only=("QuantizationModifier",)))
+        return cls(parse(RecipeText(text, source), {}, of_hooks(), only=("QuantizationModifier",)))
 
     def fresh(self) -> Schedule:
         """Return the same recipe, with modifiers that have done nothing yet."""
@@ -172,45 +181,19 @@ class Schedule:
                         "size, or DetectionDistillationModifier, which looks at the outputs."
                     )
 
-    def check_model(self, model: torch.nn.Module) -> None:
-        """Expand patterns, and refuse those that match nothing, naming the nearest parameters or modules.
+    def check_model(self, model: torch.nn.Module) -> list[Fit]:
+        """Write patterns out for this model, and refuse what does not fit it; see `fitting.fit`.
 
         SparseML takes `re:` patterns for parameters only; here `ignore` and `submodules` of a quantization modifier
         take them too, so that one recipe fits models of any size.
         """
-        parameters = [name for name, _ in model.named_parameters()]
-        modules = dict(model.named_modules())
-        for modifier in self.pruning:
-            params = modifier.params if isinstance(modifier.params, list) else [modifier.params]
-            for pattern in params:
-                if pattern.startswith("__ALL"):
-                    continue
-                found = [n for n in parameters if matches(pattern, n)]
-                if not found:
-                    raise self._nothing_matches(type(modifier).__name__, "params", pattern, parameters)
-        for modifier in self.quantization:
-            for key in ("ignore", "submodules"):
-                listed = getattr(modifier, key, None)
-                if not listed:
-                    continue
-                expanded: list[str] = []
-                for pattern in listed:
-                    if pattern.startswith("re:"):
-                        found = [n for n in modules if n and matches(pattern, n)]
-                    else:
-                        found = [pattern] if pattern in modules or key == "ignore" else []
-                    if not found:
-                        raise self._nothing_matches("QuantizationModifier", key, pattern, [m for m in modules if m])
-                    expanded += found
-                setattr(modifier, f"_{key}", set(expanded) if key == "submodules" else expanded)
-
-    def _nothing_matches(self, modifier: str, key: str, pattern: str, names: list[str]) -> RecipeError:
-        plain = re.sub(r"[\\^$]", "", pattern[3:] if pattern.startswith("re:") else pattern)
-        close = difflib.get_close_matches(plain, names, n=4, cutoff=0.3) or names[:4]
-        return RecipeError(
-            f"{self.source}: {modifier} names {key} {pattern!r}, which matches nothing in this model. "
-            f"Nearest: {', '.join(close)}."
-        )
+        fits = fit(self.recipe, model)
+        for each, modifier in zip(fits, self._built):
+            if isinstance(each.entry.spec, schema.LegacyQuantizationModifier):
+                modifier._submodules = None if each.submodules is None else set(each.submodules)
+            elif isinstance(each.entry.spec, schema.QuantizationModifier):
+                modifier._ignore = each.ignore
+        return fits
 
     # ---- running it
 
@@ -236,7 +219,8 @@ class Schedule:
         Args:
             teacher: a module whose outputs have the form of the model's in training; None: nothing is distilled.
         """
-        self.check_model(model)
+        self.remarks = [remark for each in self.check_model(model) for remark in each.remarks]
+        check_groups(self.recipe, len(optimizer.param_groups))
         self.frozen = leave_out(self, model)
         if teacher is not None:
             self.match_layers(model, teacher)
@@ -286,8 +270,3 @@ def _layers(model: torch.nn.Module, names: list[str] | None) -> list[tuple[str, 
         modules = dict(model.named_modules())
         return [(name, modules[name]) for name in names if hasattr(modules.get(name), "weight")]
     return get_prunable_layers(model)
-
-
-def prunable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Return the weights that a recipe's `__ALL_PRUNABLE__` means: those of every convolution and linear layer."""
-    return {f"{name}.weight": layer.weight for name, layer in get_prunable_layers(model)}

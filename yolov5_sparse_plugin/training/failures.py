@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,6 +40,27 @@ def told(run: TrainingRun, error: BaseException) -> BaseException:
     except TrainingError as cause:
         return cause
     return error
+
+
+def first_missing(folder: Path) -> Path | None:
+    """Return the outermost folder that has to be made for `folder` to be there, None where it is."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    return missing[-1] if missing else None
+
+
+def remove(folder: Path, made: Path) -> None:
+    """Remove the folder of a run that did not begin: options, and nothing that was trained.
+
+    Args:
+        made: the outermost folder that the run has made; those on the way there go, too, where nothing else is in them.
+    """
+    if any(folder.glob("weights/*")):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in folder.parents:
+        if made not in (parent, *parent.parents) or any(parent.glob("*")):
+            return
+        parent.rmdir()
 
 
 def check_finite(run: TrainingRun, epoch: int) -> None:

@@ -173,14 +173,14 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     """
 
     from yolov5_sparse_plugin.engine.sparseml import Schedule
-    from yolov5_sparse_plugin.recipes_io import front_matter
+    from yolov5_sparse_plugin.recipes_io import front_matter, is_card
     from yolov5_sparse_plugin.training.checkpoints import load_state
 
     state = legacy_names.unwrapped(found)
     state = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
     structure = deepcopy(model)
     try:
-        text = front_matter(recipe, f"{file}: its recipe") if recipe.lstrip().startswith("---") else recipe
+        text = front_matter(recipe, f"{file}: its recipe") if is_card(recipe) else recipe
         schedule = Schedule.of_structure(text, f"{file}: its recipe")
         if not schedule.quantization:
             raise RecipeError(f"{file}: its recipe has no QuantizationModifier")

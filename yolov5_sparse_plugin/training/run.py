@@ -22,16 +22,16 @@ from typing import Any, Callable
 
 import torch
 
-from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule, prunable
+from yolov5_sparse_plugin.engine.fitting import prunable
+from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule
 from yolov5_sparse_plugin.errors import PluginError
 from yolov5_sparse_plugin.hosts import current, noval
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import interrupts, phases, randomness, ranks
+from yolov5_sparse_plugin.training import failures, interrupts, phases, randomness, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock
-from yolov5_sparse_plugin.training.failures import check_finite, told
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
 
@@ -102,6 +102,7 @@ class TrainingRun:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
         error: BaseException | None = None
         self.hook.sparse_run_start(run=self)
+        made = failures.first_missing(self.save_dir)
         try:
             patches = PatchSet(self.train, self._wrappers(), current.host().title)
             with (
@@ -114,16 +115,32 @@ class TrainingRun:
             patches.require_called(ranks.leads(self.host))
             return result
         except BaseException as caught:
-            error = told(self, caught)
+            error = failures.told(self, caught)
             if error is caught:
                 raise
             raise error from caught
         finally:
             try:
-                if self.model is not None:
-                    self.schedule.close(self.model)
+                self._close(made, error)
             finally:
                 self.hook.sparse_run_end(run=self, error=error)
+
+    def _close(self, made: Path | None, error: BaseException | None) -> None:
+        """Take the engine's hooks off the model; leave no empty folder behind a run that did not begin.
+
+        Args:
+            made: the first folder that the run has made, see `failures.first_missing`.
+            error: what ended the run; what half-initialized modifiers make of being closed then is no news.
+        """
+        if error is not None and not self.begun and not self.resumed and made is not None and ranks.leads(self.host):
+            failures.remove(self.save_dir, made)
+        if self.model is None:
+            return
+        try:
+            self.schedule.close(self.model)
+        except Exception:
+            if error is None:
+                raise
 
     def _wrappers(self) -> dict[str, Callable[[Any], Any]]:
         """Combine what all hooks want to replace; the hook registered last is outermost."""
@@ -169,6 +186,8 @@ class TrainingRun:
         log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
         self.twin.before(self.model)  # to wrap is to quantize, where the recipe starts with that
         self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
+        for remark in self.schedule.remarks:
+            self.say(remark, warn=True)
         if self.schedule.frozen:
             self.say(
                 f"--freeze keeps {len(self.schedule.frozen)} of {len(self._prunable)} prunable layers as they are; the "
@@ -221,7 +240,7 @@ class TrainingRun:
         self.clock.settle()
         self.completed += 1
         self.optimizer.tick(float(self.completed))
-        check_finite(self, self.completed)
+        failures.check_finite(self, self.completed)
         self._update_phase()
         if self.ema is not None:
             self.ema.mask()
