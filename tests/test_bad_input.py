@@ -74,7 +74,7 @@ def test_recipe_that_is_no_recipe(tmp_path):
         (
             "modifiers:\n  - !LearningRateFunctionModifier\n      {start_epoch: 0.0, end_epoch: 3.0, lr_func: sine, "
             "init_lr: 0.1, final_lr: 0.01}\n",
-            r"r\.yaml, line 2: LearningRateFunctionModifier: SparseML refuses it: lr_func must be one of",
+            r"r\.yaml, line 3: LearningRateFunctionModifier: lr_func 'sine': expected 'linear'",
         ),
     ],
 )
@@ -90,36 +90,40 @@ def test_unknown_recipe_argument():
         load(RECIPE, num_epoch=3)
 
 
-@pytest.fixture(scope="module")
-def model():
-    from yolov5.models.yolo import Model
-
-    return Model(str(Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"), ch=3, nc=3)
-
-
-def test_a_pattern_that_matches_nothing_lists_the_nearest(model):
-    recipe = load(
-        """
-        modifiers:
-          - !ConstantPruningModifier
-              params: ['re:model.2.conv3.weight']
-          - !QuantizationModifier
-              start_epoch: 1.0
-              submodules: [model.99]
-        """
-    )
-    with pytest.raises(RecipeError, match=r"params 're:model.2.conv3.weight', which matches nothing.*Nearest: model\."):
-        recipe.check_model(model)
-    recipe.modifiers = [m for m in recipe.modifiers if not hasattr(m, "params")]
-    with pytest.raises(RecipeError, match=r"submodules 'model.99', which matches nothing.*Nearest: model\.9"):
-        recipe.check_model(model)
-
-
-def test_pattern_in_a_real_run(tmp_path, shapes):
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, shapes):
+    """The recipe does not fit the model, which is known only when YOLOv5 has built it, and its folder."""
     (tmp_path / "r.yaml").write_text("modifiers:\n  - !ConstantPruningModifier {params: ['re:layer1.*']}\n")
-    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", "r.yaml", "--epochs", 1, status=2)
-    assert "names params 're:layer1.*', which matches nothing in this model. Nearest: " in run.output
-    assert "Traceback" not in run.output
+    message = refused(tmp_path, shapes, "--sparse-recipe", "r.yaml", "--epochs", 1)
+    assert "names params 're:layer1.*', which matches nothing in this model. Nearest: " in message
+
+
+BROKEN = """
+from sparseml.pytorch.sparsification import PyTorchModifierYAML, ScheduledModifier
+
+@PyTorchModifierYAML()
+class BrokenModifier(ScheduledModifier):
+    def __init__(self, start_epoch: float):
+        super().__init__(start_epoch=start_epoch, end_epoch=-1.0, end_comparator=-1)
+
+    def initialize(self, *args, **kwargs):
+        raise RuntimeError("the true reason")
+"""
+
+
+def test_the_error_of_the_start_is_not_buried_under_one_of_the_clean_up(tmp_path, shapes):
+    """What is half initialized fails again when it is to be finalized."""
+    (tmp_path / "hook.py").write_text(BROKEN)
+    (tmp_path / "r.yaml").write_text(
+        "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
+        "  - !BrokenModifier {start_epoch: 0.0}\n"
+        "  - !MagnitudePruningModifier {params: __ALL_PRUNABLE__, init_sparsity: 0.1, final_sparsity: 0.5, "
+        "start_epoch: 0.0, end_epoch: 1.0, update_frequency: 0.5}\n"
+    )
+    words = ["--sparse-recipe", "r.yaml", "--sparse-hooks", "hook.py"]
+    run = yolov5_train(tmp_path, shapes, *words, status=None)
+    assert run.status != 0 and not (tmp_path / "runs").exists()
+    assert "RuntimeError: the true reason" in run.output
+    assert run.output.count("During handling") == 0 and "must be initialized" not in run.output
 
 
 def test_quantization_after_the_last_epoch(tmp_path, shapes, recipe):

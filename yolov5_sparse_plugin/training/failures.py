@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -57,10 +58,9 @@ def remove(folder: Path, made: Path) -> None:
     if any(folder.glob("weights/*")):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.parents:
-        if made not in (parent, *parent.parents) or any(parent.glob("*")):
-            return
-        parent.rmdir()
+    for parent in (parent for parent in folder.parents if made in (parent, *parent.parents)):
+        with contextlib.suppress(OSError):  # something else is in it, or it was never made
+            parent.rmdir()
 
 
 def check_finite(run: TrainingRun, epoch: int) -> None:
