@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run_commands
 from conftest import call, clean_environment, command, results, yolov5_train, zeros
 
 from yolov5_sparse_plugin.errors import CheckpointError
@@ -236,6 +237,63 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
         checkpoints.save_atomically(full, {}, file)
     assert file.read_bytes() == b"the previous one"
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+    file.unlink()
+    with pytest.raises(CheckpointError, match="No space left on device.*there is no earlier one"):
+        checkpoints.save_atomically(full, {}, file)
+
+
+def damaged(ckpt, kind):
+    """Change a quantized checkpoint as a disk, a program or a hand may have done."""
+    part = ckpt["sparse"]
+    if kind == "a scale":
+        part["state"]["model.0.conv.module.weight_fake_quant.scale"][0] = float("nan")
+    elif kind == "a scale of zero":
+        part["state"]["model.0.conv.module.weight_fake_quant.scale"][0] = 0.0
+    elif kind == "a weight":
+        ckpt["model"].state_dict()["model.1.conv.weight"][0, 0, 0, 0] = float("inf")
+    elif kind == "no model":
+        ckpt["model"] = None
+    else:
+        del part[kind]
+    return ckpt
+
+
+DAMAGES = {
+    "a scale": r"model\.0\.conv\.module\.weight_fake_quant\.scale holds what is no scale",
+    "a scale of zero": r"model\.0\.conv\.module\.weight_fake_quant\.scale holds what is no scale",
+    "a weight": r"model\.1\.conv\.weight holds what is no number",
+    "no model": "its model is missing",
+    **{name: f"its {name} is missing" for name in ("state", "recipe", "phase", "sparsity", "epoch", "layers")},
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_checkpoint_with_a_damaged_part_is_refused(finished, tmp_path, kind):
+    ckpt = damaged(checkpoints.read(finished.weights / "best.pt"), kind)
+    torch.save(ckpt, tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match=f"or it is damaged .{DAMAGES[kind]}"):
+        checkpoints.read(tmp_path / "best.pt")
+
+
+def test_the_commands_say_in_a_sentence_what_a_file_is_instead_of_a_checkpoint(finished, shapes, tmp_path):
+    whole = (finished.weights / "best.pt").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF  # in the middle of a tensor: torch reads it without a word
+    torch.save(damaged(checkpoints.read(finished.weights / "best.pt"), "state"), tmp_path / "partless.pt")
+    for name, content in {"empty.pt": b"", "page.pt": b"<!doctype html>\n<html>", "flipped.pt": bytes(flipped)}.items():
+        (tmp_path / name).write_bytes(content)
+    said = {
+        "empty.pt": "it is empty",
+        "page.pt": "it is a web page",
+        "flipped.pt": "the checksum of",
+        "partless.pt": "its state is missing",
+    }
+    commands = [[c, "--weights", name, "--device", "cpu"] for name in said for c in ("val", "export")]
+    commands = [words + (["--data", shapes] if words[0] == "val" else ["--include", "onnx"]) for words in commands]
+    for words, (status, output) in zip(commands, run_commands(tmp_path, *commands)):
+        lines = [line for line in output.splitlines() if line.startswith("yolov5-sparse: error: ")]
+        assert status == 2 and len(lines) == 1 and said[words[2]] in lines[0], (words, output)
+        assert "Traceback" not in output
 
 
 def test_a_plain_checkpoint_that_mentions_this_project_is_a_plain_one(tmp_path):

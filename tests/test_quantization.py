@@ -147,3 +147,68 @@ def test_one_sided_channels_of_symmetric_weights_keep_the_zero_point_at_zero():
     assert quantizer.zero_point.tolist() == [0, 0, 0, 0]
     step = weight.abs().amax((1, 2, 3), keepdim=True) / 127
     assert bool(((rounded - weight).abs() <= step).all()) and bool((rounded[3] == 0).all())
+
+
+def buffers(model):
+    return {name: value.clone() for name, value in model.named_buffers()}
+
+
+def test_using_a_quantized_checkpoint_changes_nothing_in_it(finished, shapes, tmp_path, monkeypatch):
+    """Every buffer, before and after `val`, `detect` and `export`."""
+    import yolov5.detect
+    import yolov5.export
+    import yolov5.val
+
+    from yolov5_sparse_plugin.training import checkpoints
+
+    made = []
+    rebuild = checkpoints.quantized_model
+
+    def noted(ckpt):
+        model = rebuild(ckpt)
+        made.append((model, buffers(model)))
+        return model
+
+    monkeypatch.setattr(checkpoints, "quantized_model", noted)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLOV5_SPARSE_DISABLE", "export_report")
+    weights = tmp_path / "best.pt"
+    weights.write_bytes((finished.weights / "best.pt").read_bytes())
+    place = {"weights": str(weights), "device": "cpu", "imgsz": 64}
+    yolov5.val.run(data=str(shapes), workers=0, plots=False, project=str(tmp_path / "val"), **place)
+    pictures = str(shapes.parent / "images" / "val")
+    yolov5.detect.run(source=pictures, project=str(tmp_path / "detect"), **{**place, "imgsz": (64, 64)})
+    yolov5.export.run(include=["onnx"], **{**place, "imgsz": [64]})
+    assert len(made) == 3
+    for model, before in made:
+        after = buffers(model)
+        assert len(before) > 300 and before.keys() == after.keys()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_file_with_scales_in_half_precision_is_rounded_with_those(tmp_path, pruned, monkeypatch):
+    """The fork wrote scales and ranges in FP16, so that they no longer agree; it rounds with the stored scales."""
+    import fork
+
+    from yolov5_sparse_plugin.engine import compat
+    from yolov5_sparse_plugin.training import checkpoints
+
+    monkeypatch.setattr(compat.TorchQuantization, "FakeQuantize", torch.ao.quantization.FakeQuantize)
+    theirs = fork.with_add_nodes(deepcopy(pruned))
+    text = fork.quantize(theirs, fork.PRUNED + fork.QUANTIZED["unfused"])
+    state = {n: v.half() if v.is_floating_point() else v for n, v in fork.state(theirs).items()}
+    theirs.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
+    monkeypatch.undo()
+    file = fork.saved(tmp_path, fork.checkpoint(theirs, model=state, checkpoint_recipe=text))
+    ours = checkpoints.quantized_model(checkpoints.read(file))
+    assert any(type(module) is FakeQuantize for module in ours.modules())
+    torch.manual_seed(0)
+    before = buffers(ours)
+    for _ in range(2):
+        images = torch.rand(2, 3, 64, 64)
+        with torch.no_grad():
+            assert torch.equal(ours(images)[0], theirs(images)[0])
+    assert all(torch.equal(value, before[name]) for name, value in ours.named_buffers())
+    quantizer = ours.model[1].conv.quant.activation_post_process
+    low, high = (getattr(quantizer.activation_post_process, name) for name in ("min_val", "max_val"))
+    assert quantizer.scale.item() != ((high - low) / 255).item(), "they agree: this test shows nothing"

@@ -18,8 +18,8 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
     Differs from torch's in four points:
 
     - the range follows the dtype (qint8: -128..127, quint8: 0..255) where none is given;
-    - ranges are observed in training only: torch also observes in `eval()`, so that the images of the validation
-      set would move the scales of the model that is being validated;
+    - ranges are observed in training only, and `eval()` rounds with the scales that are stored: torch also observes
+      then, so that the images of the validation set would move the scales of the model that is being validated;
     - a cast (`.half()`, `.double()`) leaves scale, zero point and observer in float32. FP16 keeps 11 bits of a scale:
       0.0734659 comes back as 0.0734863, and every weight of the layer moves;
     - symmetric ranges (weights) are symmetric: the fused operator gives a channel that has no negative weight left, as
@@ -35,34 +35,30 @@ class FakeQuantize(FusedMovingAvgObsFakeQuantize):
         )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        if torch.onnx.is_in_onnx_export():
-            return self.traced(values)
         observer = self.activation_post_process
-        if not self.training and (observer.min_val.numel() == 0 or torch.isinf(observer.min_val).any()):
+        if self.training and not torch.onnx.is_in_onnx_export():
+            if self.is_symmetric_quant:
+                return torch.ao.quantization.FakeQuantize.forward(self, values)
+            return super().forward(values)
+        if not self.fake_quant_enabled[0] or observer.min_val.numel() == 0 or torch.isinf(observer.min_val).any():
             return values
-        if not self.training and self.observer_enabled[0] == 1:
-            self.disable_observer()
-            try:
-                return self._rounded(values)
-            finally:
-                self.enable_observer()
-        return self._rounded(values)
+        return self.rounded(values)
 
-    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
-        if self.is_symmetric_quant:
-            return torch.ao.quantization.FakeQuantize.forward(self, values)
-        return super().forward(values)
+    def rounded(self, values: torch.Tensor) -> torch.Tensor:
+        """Round to the grid as it is stored; nothing of the quantizer changes.
 
-    def traced(self, values: torch.Tensor) -> torch.Tensor:
-        """Round with the operators that torch.onnx writes as QuantizeLinear and DequantizeLinear."""
-        if self.activation_post_process.min_val.numel() == 0 or torch.isinf(self.activation_post_process.min_val).any():
-            return values
+        The fused operator computes the grid from the observed range at every forward pass, observer off or not. A file
+        that holds both in FP16, as the fork's do, would lose its scales with the first image.
+        """
         if self.is_per_channel:
             return torch.fake_quantize_per_channel_affine(
                 values, self.scale, self.zero_point, self.ch_axis, self.quant_min, self.quant_max
             )
+        if torch.onnx.is_in_onnx_export():  # numbers become the attributes of QuantizeLinear and DequantizeLinear
+            scale, zero_point = self.scale.item(), int(self.zero_point.item())
+            return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, self.quant_min, self.quant_max)
         return torch.fake_quantize_per_tensor_affine(
-            values, self.scale.item(), int(self.zero_point.item()), self.quant_min, self.quant_max
+            values, self.scale, self.zero_point, self.quant_min, self.quant_max
         )
 
     def _apply(self, function: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any):

@@ -33,7 +33,7 @@ import torch
 
 from yolov5_sparse_plugin import atomic, options
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.training import legacy, randomness, ranks, unpickling
+from yolov5_sparse_plugin.training import legacy, phases, randomness, ranks, unpickling
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun
@@ -77,7 +77,29 @@ def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
             f"{file}: written in format {found!r}, this plugin reads {FORMAT!r}. "
             "Install the version of yolov5-sparse-plugin that wrote it, or a newer one."
         )
+    check_parts(ckpt, file)
     return ckpt
+
+
+def check_parts(ckpt: dict[str, Any], file: Any) -> None:
+    """Refuse a checkpoint of ours that lacks a part, or whose numbers are none.
+
+    Raises:
+        CheckpointError: naming the first.
+    """
+    part = ckpt["sparse"]
+    kinds = {"recipe": str, "phase": str, "epoch": (int, float), "sparsity": (int, float), "layers": dict}
+    if is_quantized({"phase": "", **part}):
+        kinds["state"] = dict
+    wrong = [name for name, kind in kinds.items() if not isinstance(part.get(name), kind)]
+    if part.get("phase") not in phases.PHASES:
+        wrong.append("phase")
+    if not isinstance(ckpt.get("model"), torch.nn.Module):
+        wrong.append("model")
+    if wrong:
+        raise unpickling.damaged(file, f"its {wrong[0]} is missing, or is something else")
+    unpickling.check_numbers(part.get("state") or {}, file)
+    unpickling.check_numbers(ckpt["model"].state_dict(), file)
 
 
 def is_quantized(sparse: dict[str, Any]) -> bool:
@@ -228,9 +250,10 @@ def save_atomically(save: Callable[..., Any], ckpt: Any, file: Any) -> None:
         with atomic.replacing(Path(file)) as stream:
             save(ckpt, stream)
     except OSError as error:
+        kept = "the previous one is still there" if Path(file).exists() else "there is no earlier one"
         raise CheckpointError(
-            f"{file}: the checkpoint could not be written ({error.strerror}); the previous one is still there. "
-            "Free some space or choose another --project."
+            f"{file}: the checkpoint could not be written ({error.strerror}); {kept}. Free some space or choose "
+            "another --project."
         ) from error
 
 

@@ -26,7 +26,6 @@ from yolov5_sparse_plugin.training import legacy_names, phases, plain, unpicklin
 from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
 
 RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
-PRUNED = 0.05  # above it, zeros are meant
 
 
 def is_legacy(file: Any) -> bool:
@@ -100,7 +99,7 @@ def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
         quantized = bool(rebuilt)
     part["layers"] = {name: zeros(weight) for name, weight in prunable(model).items()}
     part["sparsity"] = zeros(torch.cat([weight.flatten() for weight in prunable(model).values()]))
-    part["phase"] = phases.phase_of(part["sparsity"] > PRUNED, quantized)
+    part["phase"] = phases.phase_of(part["sparsity"] > phases.PRUNED, quantized)
     part["rank"] = phases.rank(part["phase"])
     part["epoch"] = float(ckpt.get("epoch") or 0)
     for key in ("updates", "optimizer", "best_fitness"):
@@ -177,6 +176,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     from yolov5_sparse_plugin.training.checkpoints import load_state
 
     state = legacy_names.unwrapped(found)
+    unpickling.check_numbers(state, file)
     state = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
     structure = deepcopy(model)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 PHASES = ("dense", "pruned", "quantized", "pruned_quantized")
+PRUNED = 0.05  # a share of zeros above it is meant; below, some weights happen to be zero
 
 
 def phase_of(pruned: bool, quantized: bool) -> str:

@@ -15,7 +15,7 @@ import pickletools
 import types
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
 import torch
@@ -201,6 +201,7 @@ def load(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
     """
     trust = trusts()
     check_whole(file)
+    check_sums(file)
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()) and not trust:
@@ -255,17 +256,48 @@ def drop_leftovers(model: nn.Module) -> None:
 
 
 def check_whole(file: Any) -> None:
-    """Refuse a file that starts as torch's zip archives do but has no end.
+    """Refuse a file that is no checkpoint by its first bytes, or that starts as torch's zip archives do but has no end.
 
     Raises:
-        CheckpointError: a download or a copy was interrupted.
+        CheckpointError: a download or a copy was interrupted, or brought something else.
     """
     if not is_path(file):
         return
     with open(file, "rb") as stream:
-        zipped = stream.read(4) == b"PK\x03\x04"
+        start = stream.read(256)
+    zipped = start.startswith(b"PK\x03\x04")
     if zipped and not zipfile.is_zipfile(file):
         raise damaged(file, "its end is missing")
+    if not zipped and not start.startswith(b"\x80"):  # a pickle, as torch wrote before 1.6
+        page = start.lstrip()[:1] == b"<"
+        raise damaged(file, "it is empty" if not start else "it is a web page" if page else "it begins as none does")
+
+
+def check_sums(file: Any) -> None:
+    """Refuse an archive whose contents are not those whose checksums it has; torch does not look.
+
+    Raises:
+        CheckpointError: a disk or a copy changed some of it.
+    """
+    if is_path(file) and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            changed = archive.testzip()
+        if changed is not None:
+            raise damaged(file, f"the checksum of {changed} is wrong")
+
+
+def check_numbers(state: Mapping[str, Any], file: Any) -> None:
+    """Refuse a state dict with values that are no numbers, and quantizers without a scale.
+
+    Raises:
+        CheckpointError: naming the first; observers' ranges are infinite until they have seen something.
+    """
+    for name, value in state.items():
+        leaf = name.rpartition(".")[2]
+        if not torch.is_tensor(value) or not value.is_floating_point() or leaf in ("min_val", "max_val"):
+            continue
+        if not torch.isfinite(value).all() or (leaf == "scale" and not (value > 0).all()):
+            raise damaged(file, f"{name} holds what is no {'scale' if leaf == 'scale' else 'number'}")
 
 
 def of_tensors(file: Any) -> bool | None:
