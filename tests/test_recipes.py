@@ -40,6 +40,7 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
     import torch
     from yolov5.utils.torch_utils import smart_optimizer
 
+    from yolov5_sparse_plugin.engine import timeline
     from yolov5_sparse_plugin.engine.fitting import prunable
     from yolov5_sparse_plugin.engine.sparseml import Schedule
     from yolov5_sparse_plugin.training.residual import make_adds_quantizable
@@ -48,7 +49,7 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
     make_adds_quantizable(model)
     schedule = Schedule.load(read(name))
     optimizer = schedule.wrap(smart_optimizer(model, "SGD", 0.01, 0.9, 0.0005), model, None)
-    schedule.check_epochs(schedule.epochs, "the recipe")
+    timeline.check_length(schedule.recipe, schedule.epochs, "the recipe")
     weights = prunable(model)
     if "transfer" in name:  # these hold zeros that are there already
         with torch.no_grad():

@@ -19,12 +19,21 @@ examples:
   yolov5-sparse zoo --help                keep models under an address, and start from them
   yolov5-sparse run train.py --help       the scripts of a git checkout of YOLOv5, with this plugin
   yolov5-sparse recipes                   the shipped recipes and their variables
+  yolov5-sparse recipes check FILE        what a recipe will do, epoch by epoch, without training
   yolov5-sparse status                    what is attached to which YOLOv5, and why
 
 To train:
   yolov5 train --data data.yaml --weights yolov5s.pt --sparse-recipe finetune_pruned_quantized
 """
 
+CHECK = "recipes check"
+CHECK_EPILOG = """\
+examples:
+  yolov5-sparse recipes check finetune_pruned_quantized --recipe-args num_epochs=20
+  yolov5-sparse recipes check mine.yaml --weights best.pt --plot mine.png
+
+The exit status is 2 where a run with this recipe would be refused, and the message is the same.
+"""
 BENCH = """\
 Time ONNX models in the CPU engines that people deploy with: ONNX Runtime, OpenVINO, DeepSparse.
 
@@ -67,7 +76,32 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
     recipes.add_argument("name", nargs="?", help="print this recipe, to start your own from it")
+    _add_recipe_check(commands)
     return parser
+
+
+def _add_recipe_check(commands: argparse._SubParsersAction) -> None:
+    check = commands.add_parser(
+        CHECK,
+        help="show what a recipe will do to a model, epoch by epoch, without training",
+        description="Check a recipe as a run does, and show what it will do: phases, sparsity and learning rate by\n"
+        "epoch, which layers it means, what stays float, and, with --weights, the memory that quantization takes.",
+        epilog=CHECK_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    check.add_argument(
+        "recipe", metavar="RECIPE", help="a file (.yaml, .md), the name of a shipped recipe, or a zoo: stub"
+    )
+    check.add_argument("--weights", metavar="FILE", help="the checkpoint to train from; default: an untrained YOLOv5n")
+    check.add_argument("--epochs", type=int, metavar="N", help="length of the run; default: the recipe's")
+    check.add_argument(
+        "--recipe-args", metavar="ARGS", help="set the recipe's variables: 'num_epochs=12,final_sparsity=0.7'"
+    )
+    check.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw sparsity and learning rate into this file (.png, .svg)"
+    )
+    check.add_argument("--batch-size", type=int, default=16, metavar="N", help="for the memory; default: 16")
+    check.add_argument("--img", type=int, default=640, metavar="N", help="pixels a side, for the memory; default: 640")
 
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
@@ -166,6 +200,24 @@ def recipes(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def recipe_check(arguments: argparse.Namespace) -> int:
+    from yolov5_sparse_plugin import recipe_check as checking
+    from yolov5_sparse_plugin.errors import OptionError
+
+    for name, least in (("epochs", 1), ("batch_size", 1), ("img", 32)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise OptionError(f"recipes check --{name.replace('_', '-')} {value}: needs {least} or more.")
+    return checking.run(
+        arguments.recipe,
+        arguments.recipe_args,
+        arguments.weights,
+        arguments.epochs,
+        arguments.plot,
+        (arguments.batch_size, arguments.img),
+    )
+
+
 def status(arguments: argparse.Namespace) -> int:
     from importlib import metadata
 
@@ -223,11 +275,14 @@ def status(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """Run the command; return its exit status. Errors that a user can cause are one sentence on stderr."""
-    arguments = build_parser().parse_args()
+    words = sys.argv[1:]
+    if words[:2] == CHECK.split():  # a command of two words
+        words = [CHECK, *words[2:]]
+    arguments = build_parser().parse_args(words)
     if arguments.command == "run":
         return runner.main(arguments.words)
     try:
-        commands = {"demo": demo, "bench": bench, "zoo": zoo, "status": status, "recipes": recipes}
+        commands = {"demo": demo, "bench": bench, "zoo": zoo, "status": status, "recipes": recipes, CHECK: recipe_check}
         return commands[arguments.command](arguments)
     except SparsePluginError as error:
         end(error)

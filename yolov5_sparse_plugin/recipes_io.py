@@ -61,40 +61,37 @@ def front_matter(text: str, source: str) -> str:
     return "\n" * text.count("\n", 0, opening.end()) + text[opening.end() : closing.start()]  # lines keep their numbers
 
 
-def read(address: str) -> RecipeText:
+def read(address: str, asked: str | None = None) -> RecipeText:
     """Read the recipe at `address`.
 
     Args:
         address: a file (.yaml, .yml, .md), the name of a shipped recipe, or the YAML itself (with line breaks).
+        asked: how the user named it, for messages.
 
     Raises:
         RecipeError: nothing is there, or it is not text.
     """
     if "\n" in address:
         return RecipeText(front_matter(address, "recipe text") if is_card(address) else address, "recipe text")
+    asked = asked or f"--sparse-recipe {address}"
     path = Path(address).expanduser()
     if not path.is_file() and address in shipped():
         path = shipped()[address]
     if path.is_dir():
-        raise RecipeError(f"--sparse-recipe {address}: this is a directory. Name the recipe file in it.")
+        raise RecipeError(f"{asked}: this is a directory. Name the recipe file in it.")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*") if p.suffix in SUFFIXES] if path.parent.is_dir() else []
         raise RecipeError(
-            f"--sparse-recipe {address}: no such file, and no shipped recipe has that name. "
-            + nearest(path.name, [*shipped(), *near])
+            f"{asked}: no such file, and no shipped recipe has that name. " + nearest(path.name, [*shipped(), *near])
         )
     if path.suffix.lower() not in SUFFIXES:
-        raise RecipeError(
-            f"--sparse-recipe {address}: a recipe is a .yaml or .md file, this is {path.suffix or 'neither'!r}."
-        )
+        raise RecipeError(f"{asked}: a recipe is a .yaml or .md file, this is {path.suffix or 'neither'!r}.")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"--sparse-recipe {address}: not a text file ({error.reason} at byte {error.start})."
-        ) from error
+        raise RecipeError(f"{asked}: not a text file ({error.reason} at byte {error.start}).") from error
     except OSError as error:
-        raise RecipeError(f"--sparse-recipe {address}: cannot be read ({error.strerror}).") from error
+        raise RecipeError(f"{asked}: cannot be read ({error.strerror}).") from error
     if path.suffix.lower() == ".md":
         text = front_matter(text, address)
     return RecipeText(text, str(path))

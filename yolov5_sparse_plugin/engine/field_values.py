@@ -54,6 +54,11 @@ def set_or_not(value: Any) -> float:
     return number(value)
 
 
+def beginning(value: Any) -> float:
+    """When something starts; SparseML takes -1 for the beginning, and then reckons from an epoch -1."""
+    return max(set_or_not(value), 0.0)
+
+
 def epoch(value: Any) -> float:
     if number(value) < 0:
         raise ValueError("expected an epoch, 0 or later; -1 has no meaning here")
@@ -186,7 +191,7 @@ def scheme(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(number)]
 Positive = Annotated[float, BeforeValidator(positive)]
 Whole = Annotated[int, BeforeValidator(whole)]
-Start = Annotated[float, BeforeValidator(set_or_not)]
+Start = Annotated[float, BeforeValidator(beginning)]
 End = Annotated[float, BeforeValidator(set_or_not)]
 Epoch = Annotated[float, BeforeValidator(epoch)]
 Unused = Annotated[float, BeforeValidator(unused)]

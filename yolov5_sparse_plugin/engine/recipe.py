@@ -59,11 +59,13 @@ class Recipe:
         text: its YAML with all variables resolved; this is what a checkpoint keeps.
         source: where it came from, for messages.
         entries: its modifiers, in order.
+        variables: those of its root, computed.
     """
 
     text: str
     source: str
     entries: tuple[Entry, ...]
+    variables: dict[str, Any]
 
     @property
     def stages(self) -> list[str]:
@@ -106,7 +108,7 @@ def parse(
     if not entries and only is None:
         raise RecipeError(f"{source}: no modifier found. Modifiers stand in lists whose name ends in 'modifiers'.")
     checked = tuple(check(entry, others, source) for entry in entries)
-    return Recipe(in_block_style(root), source, checked)
+    return Recipe(in_block_style(root), source, checked, above)
 
 
 # ------------------------------------------------------------------------------------------------------------ its YAML

@@ -16,6 +16,7 @@ from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, ge
 from yolov5_sparse_plugin.engine import (
     distillation,  # noqa: F401  its modifier becomes known to recipes
     schema,
+    timeline,
     wiring,
 )
 from yolov5_sparse_plugin.engine.fitting import Fit, check_groups, fit
@@ -56,8 +57,7 @@ class Schedule:
         }
         self.manager = ScheduledModifierManager(stages or list(self._built))
         self.modifiers = list(self.manager.iter_modifiers())
-        ends = [m.end_epoch for m in self.modifiers if m.end_epoch and m.end_epoch > 0]
-        self.epochs = math.ceil(max(ends)) if ends else 0
+        self.epochs = timeline.length(recipe)
 
     @classmethod
     def load(cls, recipe: RecipeText, variables: dict[str, Any] | None = None) -> Schedule:
@@ -122,30 +122,6 @@ class Schedule:
     def owns_learning_rate(self, epoch: float) -> bool:
         """Return whether a learning-rate modifier has started by `epoch`; from then on upstream's schedule is off."""
         return any(max(m.start_epoch, 0.0) <= epoch for m in self.modifiers if is_learning_rate(m))
-
-    def check_epochs(self, epochs: int, origin: str) -> None:
-        """Refuse a run that is too short for what the recipe starts in it (SparseML accepts it in silence).
-
-        Args:
-            epochs: length of the run.
-            origin: `--epochs` or what else decided the length, for the message.
-        """
-        for modifier in self.pruning + self.quantization:
-            if modifier.start_epoch >= epochs:
-                what = "quantization" if is_quantization(modifier) else "pruning"
-                start = f"{modifier.start_epoch:g}"
-                least = math.floor(modifier.start_epoch) + 1
-                fix = f"Raise --epochs to at least {least}"
-                if origin != "the recipe" and self.epochs > modifier.start_epoch:
-                    fix += f", or drop it to take {self.epochs} from the recipe"
-                elif origin == "the recipe":
-                    fix = f"Let the recipe's EpochRangeModifier end at {least} or later, or start {what} earlier"
-                raise RecipeError(f"{self.source}: {what} starts at epoch {start} but {origin} is {epochs}. {fix}.")
-            if is_pruning(modifier) and modifier.end_epoch > epochs:
-                raise RecipeError(
-                    f"{self.source}: pruning ends at epoch {modifier.end_epoch:g} but {origin} is {epochs}: the final "
-                    f"sparsity would not be reached. Raise --epochs to at least {math.ceil(modifier.end_epoch)}."
-                )
 
     def check_distillation(self) -> None:
         """Refuse to distill layer by layer beyond the start of quantization, which replaces the layers."""

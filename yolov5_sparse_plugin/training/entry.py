@@ -10,6 +10,7 @@ from types import FunctionType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import datasets, manager, option_values, options, recipes_io
+from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
 from yolov5_sparse_plugin.hosts import current
@@ -17,7 +18,7 @@ from yolov5_sparse_plugin.hosts.log import redirected, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.recipes_io import RecipeText
-from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, unpickling
+from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, phases, unpickling
 from yolov5_sparse_plugin.zoo.stub import is_stub
 
 # what a recipe says of distillation where it says nothing
@@ -125,7 +126,7 @@ def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> Fun
 
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, host: dict[str, Any]) -> None:
     """Say that pruned weights grow back in a run without a recipe, and how to keep them at zero."""
-    if part and part["sparsity"] > 0.05:
+    if part and part["sparsity"] > phases.PRUNED:
         kind = "transfer_pruned_quantized" if checkpoints.is_quantized(part) else "transfer_pruned"
         say(
             host,
@@ -200,7 +201,9 @@ def prepare(
             opt.epochs, origin = schedule.epochs, "the recipe"
         else:
             origin = "--epochs (default)"
-    schedule.check_epochs(opt.epochs, origin)
+    timeline.check_length(schedule.recipe, opt.epochs, origin)
+    if not resumed:
+        timeline.check_asked(schedule.recipe, chosen.recipe_args, opt.epochs, origin)
     if chosen.teacher is not None:
         schedule.check_distillation()
     for name in ("recipe", "recipe_args"):

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
 if TYPE_CHECKING:
+    from yolov5_sparse_plugin.engine.sparseml import Schedule
     from yolov5_sparse_plugin.training.run import TrainingRun
 
 
@@ -116,14 +117,34 @@ class Need(NamedTuple):
         return self.fixed + self.pixel * side**2 * images
 
 
-def needs(run: TrainingRun) -> tuple[Need, Need]:
-    """Measure what a batch needs before quantization, and after, on a copy of the run's model."""
-    model = run.twin.copy_of(run.model).requires_grad_(True).train()
+def needs(model: nn.Module, schedule: Schedule) -> tuple[Need, Need]:
+    """Measure what a batch needs before quantization, and after.
+
+    Args:
+        model: float, on the CPU; changed in place. schedule: one that has done nothing yet.
+    """
+    model.requires_grad_(True).train()
     before = Need.of(model)
     make_adds_quantizable(model)
-    run.schedule.fresh().apply_quantization(model)
+    schedule.apply_quantization(model)
     model.apply(torch.ao.quantization.enable_observer)  # a scale has no size before the first observation
     return before, Need.of(model)
+
+
+def said(before: Need, after: Need, batch: int, side: float, images: int, start: float) -> str:
+    """Say what a batch of square images of `side` pixels keeps from epoch `start` on.
+
+    Args:
+        images: how many of the batch keep their activations at a time, see `split_batches`.
+    """
+    need = after.bytes(images, side)
+    text = (
+        f"from epoch {start:g} on, a batch of {batch} images of {side:g} px keeps about {_megabytes(need)} of "
+        f"activations, {need / before.bytes(batch, side):.2f} times as much as before"
+    )
+    if images < batch:
+        text += f", because --sparse-qat-batch-size keeps those of {images} images at a time"
+    return text
 
 
 def announce(run: TrainingRun, batch: int) -> None:
@@ -132,18 +153,12 @@ def announce(run: TrainingRun, batch: int) -> None:
     Args:
         batch: images in a batch, on this rank.
     """
-    before, after = needs(run)
+    before, after = needs(run.twin.copy_of(run.model), run.schedule.fresh())
     side = run.opt.imgsz * (1.5 if run.opt.multi_scale else 1)  # the largest that --multi-scale makes of it
     images = min(run.options.qat_batch_size or batch, batch)
     device = next(run.model.parameters()).device
     need, free = after.bytes(images, side), _free(device)
-    growth = need / before.bytes(batch, side)
-    text = (
-        f"from epoch {run.schedule.quantization_start:g} on, a batch of {batch} images of {side:g} px keeps about "
-        f"{_megabytes(need)} of activations, {growth:.2f} times as much as before"
-    )
-    if images < batch:
-        text += f", because --sparse-qat-batch-size keeps those of {images} images at a time"
+    text = said(before, after, batch, side, images, run.schedule.quantization_start)
     if device.type == "cuda":
         text += "; twice that where mixed precision was on, because it ends there"
     if need <= free:

@@ -22,6 +22,7 @@ from typing import Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.fitting import prunable
 from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule
 from yolov5_sparse_plugin.errors import PluginError
@@ -206,13 +207,25 @@ class TrainingRun:
         return self.optimizer
 
     def check_weights(self) -> None:
-        """Warn where a recipe would let pruned weights grow back."""
-        sparsity = self.sparsity()
-        if sparsity > 0.05 and not self.schedule.pruning:
+        """Warn where a recipe would let pruned weights grow back, or hold zeros that are not there."""
+        sparsity, recipe = self.sparsity(), self.schedule.recipe
+        if sparsity > phases.PRUNED and not self.schedule.pruning:
             self.say(
-                f"these weights are {sparsity:.0%} sparse and {self.schedule.source} has no pruning modifier: they "
+                f"these weights are {sparsity:.0%} sparse and {recipe.source} has no pruning modifier: they "
                 "become dense again. Add '!ConstantPruningModifier {start_epoch: 0.0, params: __ALL_PRUNABLE__}' to "
                 "the recipe, or use a shipped transfer_… recipe.",
+                warn=True,
+            )
+        if sparsity <= phases.PRUNED and timeline.only_holds(recipe):
+            self.say(
+                f"these weights are dense ({sparsity:.1%} zeros), and {recipe.source} holds zeros but makes none: "
+                "nothing will be pruned. To prune trained weights: --sparse-recipe finetune_pruned_quantized",
+                warn=True,
+            )
+        for entry in timeline.growing_back(recipe):
+            self.say(
+                f"{entry.where(recipe.source)}: leave_enabled is false, so the weights grow back from epoch "
+                f"{entry.spec.end_epoch:g} on, and the model is not a pruned one. Leave it out to keep the zeros.",
                 warn=True,
             )
 
@@ -255,7 +268,7 @@ class TrainingRun:
 
     def _update_phase(self) -> None:
         end, clock = self.schedule.pruning_end, self.optimizer.epoch
-        pruned = end is not None and (clock >= end or self.completed >= end) and self.sparsity() > 0
+        pruned = end is not None and (clock >= end or self.completed >= end) and self.masked() > phases.PRUNED
         phase = phases.phase_of(pruned, self.quantized)
         if phase != self.phase:
             before, self.phase = self.phase, phase
@@ -277,6 +290,11 @@ class TrainingRun:
         """Return the masks in force by the parameters' float names."""
         masks = self.schedule.masks()
         return {name: masks[id(p)] for name, p in self._prunable.items() if id(p) in masks}
+
+    def masked(self) -> float:
+        """Return the share of all prunable weights that masks hold at zero, 0..1."""
+        zeros = sum((mask == 0).sum().item() for mask in self.masks().values())
+        return zeros / max(sum(p.numel() for p in self._prunable.values()), 1)
 
     def layers(self) -> dict[str, float]:
         """Return the sparsity of every prunable weight, by float name, 0..1."""
