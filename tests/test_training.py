@@ -7,7 +7,8 @@ import argparse
 import pytest
 import torch
 import yaml
-from conftest import RECIPE, REPOSITORY, Result, hyperparameters, results, yolov5_train, zeros
+from commands import run_commands
+from conftest import RECIPE, REPOSITORY, Result, hyperparameters, results, train_words, yolov5_train, zeros
 
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -233,3 +234,33 @@ def test_tensorboard_and_wandb_get_sparsity_and_phase(logged):
     logs = list(logged.folder.parent.parent.glob("wandb/offline-run-*/*.wandb"))
     assert logs, logged.output[-3000:]
     assert b"sparse/sparsity" in logs[0].read_bytes()
+
+
+def test_a_model_is_called_pruned_only_where_masks_hold_a_real_share_of_it(tmp_path, shapes):
+    """A recipe that only holds zeros, on dense weights; one that lets them grow back; one whose length contradicts."""
+    (tmp_path / "fleeting.yaml").write_text(
+        "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 2.0}\n"
+        "  - !MagnitudePruningModifier {params: __ALL_PRUNABLE__, init_sparsity: 0.1, final_sparsity: 0.6, "
+        "start_epoch: 0.0, end_epoch: 1.0, update_frequency: 0.25, leave_enabled: false}\n"
+    )
+    words = [
+        ["--sparse-recipe", "transfer_pruned", "--sparse-recipe-args", "num_epochs=1", "--project", "held"],
+        ["--sparse-recipe", "fleeting.yaml", "--project", "fleeting"],
+        ["--sparse-recipe", "pruned", "--sparse-recipe-args", "num_epochs=4,pruning_end_epoch=9", "--project", "never"],
+    ]
+    held, fleeting, never = run_commands(tmp_path, *(train_words(shapes, *more) for more in words))
+    assert (
+        "these weights are dense (0.0% zeros)" in held[1] and "holds zeros but makes none: nothing will be" in held[1]
+    )
+    assert "--sparse-recipe finetune_pruned_quantized" in held[1]
+    assert (
+        "line 3: MagnitudePruningModifier: leave_enabled is false, so the weights grow back from epoch 1 on"
+        in fleeting[1]
+    )
+    for folder, (status, _) in (("held", held), ("fleeting", fleeting)):
+        weights = tmp_path / folder / "exp" / "weights"
+        assert status == 0 and sorted(path.name for path in weights.iterdir()) == ["best.pt", "last.pt"]
+        part = checkpoints.read(weights / "last.pt")["sparse"]
+        assert part["phase"] == "dense" and part["sparsity"] < 0.05
+    assert never[0] == 2 and "sets num_epochs to 4, but the recipe ends at epoch 9" in never[1]
+    assert not (tmp_path / "never").exists()
