@@ -167,3 +167,9 @@ def test_startup_is_short_and_standard_library_only():
 def test_help_builds_no_model(tmp_path):
     done = subprocess.run([command("yolov5-sparse"), "--help"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "examples:" in done.stdout
+
+
+def test_who_asks_for_warnings_gets_them(tmp_path):
+    code = "import warnings, yolov5.train; warnings.warn('`torch.cuda.amp.autocast(args...)` is old', FutureWarning)"
+    assert "torch.cuda.amp" not in run_python(["-c", code], tmp_path).output
+    assert "torch.cuda.amp" in run_python(["-W", "always::FutureWarning", "-c", code], tmp_path).output

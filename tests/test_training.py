@@ -264,3 +264,14 @@ def test_a_model_is_called_pruned_only_where_masks_hold_a_real_share_of_it(tmp_p
         assert part["phase"] == "dense" and part["sparsity"] < 0.05
     assert never[0] == 2 and "sets num_epochs to 4, but the recipe ends at epoch 9" in never[1]
     assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("run", ["plain", "finished"])
+def test_what_a_run_prints_is_its_own(run, request):
+    """No deprecation of YOLOv5's own code, once a batch, in the middle of the progress bar; nothing that repeats."""
+    result = request.getfixturevalue(run)
+    lines = [line for line in result.output.splitlines() if line.strip() and "it/s" not in line and "s/it" not in line]
+    noise = [line for line in lines if "deprecated" in line and "wandb" not in line or "warnings.warn" in line]
+    assert noise == [] and "pkg_resources" not in result.output and "torch.cuda.amp" not in result.output
+    epochs = len(results(result)["epoch"])
+    assert len(lines) < 75 + 8 * epochs

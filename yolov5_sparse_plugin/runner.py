@@ -65,7 +65,7 @@ def read(script: str) -> bytes:
 
 def execute(source: bytes, path: str, words: list[str]) -> None:
     """Make this process look as if it had been started with `python SCRIPT …`, and execute the script."""
-    from yolov5_sparse_plugin import hosts
+    from yolov5_sparse_plugin import hosts, quiet
     from yolov5_sparse_plugin.hosts import checkout, doorways
     from yolov5_sparse_plugin.hosts.command_line import exit_plainly
 
@@ -79,6 +79,7 @@ def execute(source: bytes, path: str, words: list[str]) -> None:
         exec(compile(source, path, "exec", dont_inherit=True), namespace)
         return
     host, name = found
+    quiet.down()
     hosts.attach()
     checkout.begin(host)
     tree = ast.parse(source, path)

@@ -37,6 +37,7 @@ class AttachingLoader:
 
     def exec_module(self, module):
         module.__loader__ = module.__spec__.loader = self._loader
+        __import__("yolov5_sparse_plugin.quiet").quiet.down()
         self._loader.exec_module(module)
         __import__("yolov5_sparse_plugin.hosts").hosts.attach_module(module)
 
