@@ -181,6 +181,6 @@ def test_a_recipe_says_to_us_what_it_says_to_sparseml(text, variables):
 
 def block_style(text):
     """Write a recipe so that SparseML can read it: its pattern for tags fails on `!Modifier {start_epoch: 0.0}`."""
-    from yolov5_sparse_plugin.engine.recipe import compose, in_block_style
+    from yolov5_sparse_plugin.engine.yaml_nodes import compose, in_block_style
 
     return in_block_style(compose(RecipeText(text, "r.yaml")))

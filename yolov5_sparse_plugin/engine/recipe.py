@@ -6,25 +6,22 @@ no file and no address, and its modifiers and their fields are those of the sche
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from yaml.constructor import SafeConstructor
-from yaml.representer import SafeRepresenter
 
 from yolov5_sparse_plugin.engine import schema
-from yolov5_sparse_plugin.engine.expressions import UnknownVariable, check_size, evaluate
+from yolov5_sparse_plugin.engine.expressions import check_size
 from yolov5_sparse_plugin.engine.schema_faults import faults
+from yolov5_sparse_plugin.engine.variables import compute_variables, fill_in, override
+from yolov5_sparse_plugin.engine.yaml_nodes import compose, in_block_style, is_group, is_stage, line_of, plain, tag_of
 from yolov5_sparse_plugin.errors import RecipeError, nearest
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
-GROUP = "modifiers"  # what the name of a list of modifiers contains
-FRAMEWORK = "pytorch."  # recipes may write `!pytorch.QuantizationModifier`
 IGNORED = ("log_types",)  # recipes of 2021 have it; SparseML has long dropped it
 
 
@@ -111,108 +108,7 @@ def parse(
     return Recipe(in_block_style(root), source, checked, above)
 
 
-# ------------------------------------------------------------------------------------------------------------ its YAML
-
-
-class Loader(yaml.SafeLoader):
-    """PyYAML's, but for numbers: `1e-3` is one, as everywhere else, and `2:4` is none (124, in the YAML of 1999)."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("int", "float")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-NUMBER = list("-+0123456789.")
-Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*)\Z"), NUMBER)
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
-    ),
-    NUMBER,
-)
-
-
-def compose(recipe: RecipeText) -> yaml.MappingNode:
-    """Return a recipe's YAML as nodes, which know their lines."""
-    try:
-        root = yaml.compose(recipe.text, Loader=Loader)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise RecipeError(
-            f"{recipe.source}: not valid YAML{where}: {getattr(error, 'problem', error)}. "
-            "Indent with spaces and put patterns such as 're:.*' in quotes."
-        ) from error
-    if not isinstance(root, yaml.MappingNode) or tag_of(root):
-        raise RecipeError(f"{recipe.source}: a recipe is a YAML mapping with '*_modifiers' lists; this is not one.")
-    return root
-
-
-def in_block_style(root: yaml.Node) -> str:
-    """Return a recipe's text as people write it, one key a line."""
-    for node in nodes_of(root):
-        if isinstance(node, yaml.CollectionNode):
-            node.flow_style = False
-    return yaml.serialize(root, Dumper=yaml.SafeDumper)
-
-
-def nodes_of(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Yield a node and all that is below it, in no particular order."""
-    stack = [root]
-    while stack:
-        node = stack.pop()
-        yield node
-        if isinstance(node, yaml.CollectionNode):
-            stack.extend(child for item in node.value for child in (item if isinstance(item, tuple) else (item,)))
-
-
-def line_of(node: yaml.Node) -> int:
-    return node.start_mark.line + 1 if node.start_mark else 0
-
-
-VALUES = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
-
-
-def plain(node: yaml.Node, source: str) -> Any:
-    """Return the value of a node: numbers, strings, booleans and None, in lists and dicts.
-
-    Raises:
-        RecipeError: it is something else: a date, a set, an object of Python's, a modifier out of its place.
-    """
-    for each in nodes_of(node):
-        if each.tag not in VALUES:
-            raise RecipeError(
-                f"{source}, line {line_of(each)}: found {each.tag!r} where a value belongs. Values are numbers, "
-                "strings, true, false, null, and lists or mappings of them; modifiers stand in lists whose name ends "
-                "in 'modifiers'."
-            )
-    try:
-        return SafeConstructor().construct_document(node)
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise RecipeError(
-            f"{source}, line {line_of(node)}: not a value: {getattr(error, 'problem', None) or error}."
-        ) from error
-
-
 # ----------------------------------------------------------------------------------------------------------- its parts
-
-
-def tag_of(node: yaml.Node) -> str | None:
-    """Return the modifier that a node is, None if it is none."""
-    return node.tag[1:].removeprefix(FRAMEWORK) if node.tag.startswith("!") else None
-
-
-def is_stage(node: yaml.Node) -> bool:
-    """Return whether this is a mapping that holds lists of modifiers."""
-    return isinstance(node, yaml.MappingNode) and not tag_of(node) and any(GROUP in str(k.value) for k, _ in node.value)
-
-
-def is_group(key: yaml.Node, value: yaml.Node) -> bool:
-    """Return whether this is a list of modifiers, or a single one."""
-    return tag_of(value) is not None or (isinstance(value, yaml.SequenceNode) and GROUP in str(key.value))
 
 
 def find_stages(root: yaml.MappingNode, source: str) -> dict[str, yaml.MappingNode]:
@@ -257,122 +153,6 @@ def read(node: yaml.Node, stage: str | None, source: str) -> Entry:
     lines = {key.value: line_of(key) for key, _ in node.value}
     fields = plain(yaml.MappingNode("tag:yaml.org,2002:map", node.value, node.start_mark), source)
     return Entry(tag, {name: value for name, value in fields.items() if name not in IGNORED}, line, lines, stage)
-
-
-# ------------------------------------------------------------------------------------------------------- its variables
-
-
-def is_expression(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.value.startswith("eval(") and node.value.endswith(")")
-
-
-def variables_in(container: yaml.MappingNode) -> dict[str, yaml.Node]:
-    """Return the variables of a recipe or of a stage, name -> node of the value."""
-    return {str(k.value): value for k, value in container.value if not is_group(k, value) and not is_stage(value)}
-
-
-def override(places: Sequence[yaml.MappingNode], variables: Mapping[str, Any], source: str) -> None:
-    """Put the user's values in place of the recipe's, wherever it has a variable of that name.
-
-    Args:
-        places: the recipe's root and its stages; changed.
-
-    Raises:
-        RecipeError: there is no such variable.
-    """
-    known = {name for place in places for name in variables_in(place)}
-    for name, value in variables.items():
-        if name not in known:
-            raise RecipeError(
-                f"{source}: --sparse-recipe-args sets {name!r}, which this recipe does not have. "
-                + (nearest(name, known) if known else "It has no variables.")
-            )
-        for place in places:
-            own = name in variables_in(place)
-            place.value = [(k, as_node(value, old) if own and k.value == name else old) for k, old in place.value]
-
-
-def as_node(value: Any, old: yaml.Node) -> yaml.Node:
-    """Return a node of this value that stands where `old` stands."""
-    node = SafeRepresenter().represent_data(value)
-    node.start_mark = old.start_mark
-    return node
-
-
-def compute_variables(container: yaml.MappingNode, above: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the values of the variables of a recipe, or of a stage and of the recipe `above` it."""
-    nodes = variables_in(container)
-    waiting = {name: node for name, node in nodes.items() if is_expression(node)}
-    found = {name: value for name, value in above.items() if name not in waiting}
-    found.update({name: plain(node, source) for name, node in nodes.items() if name not in waiting})
-    while waiting:
-        before = len(waiting)
-        for name, node in list(waiting.items()):
-            with contextlib.suppress(UnknownVariable):
-                found[name] = compute(node, found, source)
-                del waiting[name]
-        if len(waiting) == before:
-            refuse_unknown(next(iter(waiting.values())), found, waiting, source)
-    return found
-
-
-def fill_in(
-    container: yaml.MappingNode, variables: Mapping[str, Any], source: str, besides: Collection[str] = ()
-) -> None:
-    """Put values, in place, where expressions stand in a recipe or in a stage, at any depth.
-
-    Args:
-        besides: keys of stages, which have variables of their own.
-    """
-
-    def value(node: yaml.Node) -> yaml.Node:
-        if not is_expression(node):
-            return node
-        try:
-            return as_node(compute(node, variables, source), node)
-        except UnknownVariable:
-            refuse_unknown(node, variables, (), source)
-
-    own = [child for key, child in container.value if key.value not in besides]
-    for node in [container, *(inner for child in own for inner in nodes_of(child))]:
-        if isinstance(node, yaml.MappingNode):
-            node.value = [(key, value(child)) for key, child in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            node.value = [value(child) for child in node.value]
-
-
-def compute(node: yaml.ScalarNode, variables: Mapping[str, Any], source: str) -> Any:
-    """Return the value of an `eval(…)`: a number, or any variable as it is.
-
-    Raises:
-        UnknownVariable: one has no value, or none yet.
-        RecipeError: it cannot be computed.
-    """
-    inner = node.value[len("eval(") : -1].strip()
-    if inner in variables:
-        return variables[inner]
-    try:
-        return evaluate(inner, {name: value for name, value in variables.items() if isinstance(value, (int, float))})
-    except ValueError as error:
-        raise RecipeError(f"{source}, line {line_of(node)}: cannot compute the recipe's variables: {error}") from error
-
-
-def refuse_unknown(
-    node: yaml.ScalarNode, variables: Mapping[str, Any], waiting: Collection[str], source: str
-) -> NoReturn:
-    """Say which variable of an expression has no value, and why."""
-    try:
-        compute(node, variables, source)
-    except UnknownVariable as error:
-        name = str(error)
-        why = f"there is no variable {name!r}. {nearest(name, [*variables, *waiting])}"
-        if name in waiting:
-            why = f"{name!r} depends on itself."
-        elif name in variables:
-            why = f"{name!r} is {variables[name]!r}, not a number."
-        where = f"{source}, line {line_of(node)}"
-        raise RecipeError(f"{where}: cannot compute the recipe's variables: {node.value}: {why}") from error
-    raise AssertionError(node.value)
 
 
 # ----------------------------------------------------------------------------------------------------- what it may say
