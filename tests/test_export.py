@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -49,6 +50,18 @@ def exported(finished, shapes, tmp_path_factory):
 def each_target(request, finished, shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, export(finished.weights / "best.pt", folder, data=str(shapes), sparse_target=request.param)
+
+
+@pytest.fixture
+def said():
+    """The lines that an export in this process says, as they come."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("yolov5")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -301,10 +314,22 @@ def test_one_shot_takes_the_official_checkpoint_of_a_git_checkout(coco_weights, 
     assert verified["detections"] > 10 and verified["matched"] > 0.6
 
 
-def test_samples_are_what_the_graph_computes(finished, shapes, tmp_path):
+def test_samples_are_what_the_graph_computes(finished, shapes, tmp_path, said):
+    """Of a data set with broken files in it."""
+    shutil.copytree(Path(shapes).parent, tmp_path / "set")
+    for name, content in (("0000-empty.jpg", b""), ("9999-text.jpg", b"not an image")):
+        for split in ("train", "val"):
+            (tmp_path / "set" / "images" / split / name).write_bytes(content)
     (tmp_path / "sample-inputs").mkdir()
     (tmp_path / "sample-inputs" / "inp-0007.npz").write_bytes(b"of an earlier export")
-    file = export(finished.weights / "best.pt", tmp_path, sparse_export_samples=3, data=str(shapes))
+    file = export(
+        finished.weights / "best.pt",
+        tmp_path,
+        sparse_export_samples=3,
+        data=str(tmp_path / "set" / "data.yaml"),
+        sparse_data_path=str(tmp_path / "set"),
+    )
+    assert sum("2 of the images cannot be read and are left out, the first is" in line for line in said) == 2
     inputs = sorted((tmp_path / "sample-inputs").iterdir())
     assert [p.name for p in inputs] == ["inp-0000.npz", "inp-0001.npz", "inp-0002.npz"]
     for name in inputs:

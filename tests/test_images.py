@@ -33,9 +33,33 @@ def test_nothing_found_is_said_with_the_places(folder):
         images.files(folder / "data.yaml")
     with pytest.raises(ExportError, match="there is no such file"):
         images.files(folder / "none.yaml")
-    (folder / "broken.jpg").write_text("no image")
-    with pytest.raises(ExportError, match=r"broken\.jpg: cannot be read as an image"):
-        list(images.load([folder / "broken.jpg"], (32, 32)))
+
+
+@pytest.fixture
+def broken(folder):
+    """Files of the same folder that are no images: one cut off, one empty, one of text."""
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))[1].tobytes()
+    place = folder / "set" / "images"
+    contents = {"cut.jpg": whole[: len(whole) // 2], "empty.jpg": b"", "text.jpg": b"not an image"}
+    for name, content in contents.items():
+        (place / name).write_bytes(content)
+    (folder / "whole.jpg").write_bytes(whole + b"and what a camera wrote behind it")
+    return [place / name for name in contents]
+
+
+def test_what_cannot_be_read_is_left_out_and_said_in_one_line(folder, broken):
+    said = []
+    files = images.files(folder / "set")
+    assert [p.name for p in images.readable(files, 100, said.append)] == [f"{number}.png" for number in range(5)]
+    assert said == [f"3 of the images cannot be read and are left out, the first is {broken[0]}"]
+    assert images.read(folder / "whole.jpg") is not None
+
+
+def test_others_take_their_place(folder, broken):
+    files = images.files(folder / "set")
+    assert [p.name for p in images.readable([*broken, *files], 3, print)] == ["0.png", "1.png", "2.png"]
+    with pytest.raises(ExportError, match=r"none of its 3 images can be read, the first is .*cut\.jpg"):
+        images.readable(broken, 2, print)
 
 
 def test_letterbox_is_upstreams():

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from yolov5_sparse_plugin import datasets
 from yolov5_sparse_plugin.errors import ExportError
 
 SUFFIXES = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}
 GREY = 114  # YOLOv5 pads with it
+LEAST = 10  # pixels a side; smaller images YOLOv5 leaves out of a data set
+JPEG_END = b"\xff\xd9"
 
 
 def files(data: Path, split: str = "train") -> list[Path]:
@@ -61,6 +65,49 @@ def spread(paths: list[Path], count: int) -> list[Path]:
     return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)] if count > 1 else paths[:count]
 
 
+def read(path: Path) -> np.ndarray | None:
+    """Return an image as YOLOv5 reads it, uint8 [H, W, 3], BGR.
+
+    None where YOLOv5 leaves a file out of a data set (`verify_image_label`): it is no image, a very small one, or cut
+    off. OpenCV alone would take a JPEG of which half is missing for one whose lower half is grey.
+    """
+    try:
+        with Image.open(path) as image:
+            image.verify()
+            if min(image.size) < LEAST:
+                return None
+            jpeg = image.format == "JPEG"
+        if jpeg and not path.read_bytes().endswith(JPEG_END):
+            with Image.open(path) as image:
+                image.load()
+    except Exception:  # a damaged file lets Pillow's readers raise anything
+        return None
+    return cv2.imread(str(path))
+
+
+def readable(paths: list[Path], count: int, say: Callable[[str], None]) -> list[Path]:
+    """Return `count` of the images, evenly spread; for those that cannot be read others, and a line that says so.
+
+    Raises:
+        ExportError: none of the whole list can be read.
+    """
+    chosen = spread(paths, count)
+    good: list[Path] = []
+    broken: list[Path] = []
+    for path in dict.fromkeys([*chosen, *paths]):
+        if len(good) == len(chosen):
+            break
+        (broken if read(path) is None else good).append(path)
+    if not good:
+        raise ExportError(
+            f"--data: none of its {len(paths)} images can be read, the first is {paths[0]}. Copy or download the data "
+            "set again, or check 'path:' in its YAML."
+        )
+    if broken:
+        say(f"{len(broken)} of the images cannot be read and are left out, the first is {broken[0]}")
+    return sorted(good)
+
+
 def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Scale an image to fit (height, width), pad it with grey on both sides.
 
@@ -84,13 +131,11 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def load(paths: list[Path], size: tuple[int, int]) -> Iterator[np.ndarray]:
     """Yield each image as the exported model takes it: float32 [1, 3, height, width], RGB, 0..1.
 
-    Raises:
-        ExportError: a file is not an image.
+    Args:
+        paths: as from `readable`.
     """
     for path in paths:
         image = cv2.imread(str(path))
-        if image is None:
-            raise ExportError(f"{path}: cannot be read as an image.")
         rgb = letterbox(image, size)[:, :, ::-1].transpose(2, 0, 1)
         yield np.ascontiguousarray(rgb[None], dtype=np.float32) / 255
 

@@ -93,9 +93,12 @@ class ExportRun:
     def say(self, message: str, warn: bool = False) -> None:
         say(self.host, message, warn)
 
+    def warn(self, message: str) -> None:
+        say(self.host, message, warn=True)
+
     def calibration_files(self, count: int) -> list[Path]:
         """Return images of the data set that the user named; of the training split, spread over it."""
-        return images.spread(images.files(Path(str(self.arguments["data"])), "train"), count)
+        return images.readable(images.files(Path(str(self.arguments["data"])), "train"), count, self.warn)
 
     def verification_images(self, count: int) -> tuple[list[Any], str]:
         """Return up to `count` images of --data's validation split, and where they are from.
@@ -105,7 +108,8 @@ class ExportRun:
         if "data" not in self.typed:
             return list(images.generated(1, self.size)), "generated image (name real ones with --data)"
         data = Path(str(self.arguments["data"]))
-        return list(images.load(images.spread(images.files(data, "val"), count), self.size)), f"images of {data}"
+        files = images.readable(images.files(data, "val"), count, self.warn)
+        return list(images.load(files, self.size)), f"images of {data}"
 
     # ------------------------------------------------------------------------------------------------ before it runs
 
