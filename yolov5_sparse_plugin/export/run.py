@@ -17,9 +17,7 @@ import inspect
 import math
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -31,6 +29,7 @@ from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import images, verify
+from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
@@ -287,24 +286,3 @@ def by_tracing(torch_export: Callable) -> Callable:
     if "dynamo" not in inspect.signature(torch_export).parameters:
         return torch_export
     return lambda *args, **kwargs: torch_export(*args, **{"dynamo": False, **kwargs})
-
-
-@contextlib.contextmanager
-def scratch_folder(final: Path) -> Iterator[Path]:
-    """A folder beside `final` that is gone afterwards, whatever happened.
-
-    Raises:
-        ExportError: the disk is full or the folder read-only; nothing was left behind.
-    """
-    folder: str | None = None
-    try:
-        folder = tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent)
-        yield Path(folder)
-    except OSError as error:
-        raise ExportError(
-            f"{final}: could not be written ({error.strerror or error}). Free some space, or copy the checkpoint into "
-            "a folder that you may write to: the model is written beside it."
-        ) from error
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
