@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -449,6 +450,34 @@ def test_a_failure_leaves_no_half_written_file(finished, tmp_path, monkeypatch):
 
     monkeypatch.setattr(verify, "verify", invalid)
     refused(ExportError, "as intended", finished.weights / "best.pt", tmp_path)
+
+
+def test_what_a_killed_export_left_goes_with_the_next_one_but_not_what_a_living_one_owns(finished, tmp_path):
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
+    (tmp_path / "killer.py").write_text(
+        "import os, signal\nfrom yolov5_sparse_plugin import hookimpl\n@hookimpl\n"
+        "def sparse_export_graph(export, model):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    words = ["export", "--weights", "best.pt", "--include", "onnx", "--imgsz", 64, "--sparse-hooks", "killer.py"]
+    assert call([command("yolov5"), *words], tmp_path, status=None).status == -signal.SIGKILL
+    (left,) = tmp_path.glob(".best.onnx.*")
+    assert list(left.glob("*.onnx"))
+    code = """
+import sys
+from pathlib import Path
+from yolov5_sparse_plugin.export.scratch import scratch_folder
+with scratch_folder(Path("other.onnx")) as folder:
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([command("python"), "-c", code], cwd=tmp_path, **pipes) as other:
+        living = tmp_path / other.stdout.readline().strip()
+        assert not left.exists() and living.is_dir()
+        file = export(finished.weights / "best.pt", tmp_path)
+        assert file.exists() and living.is_dir()
+        other.stdin.close()
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.fixture
