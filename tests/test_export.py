@@ -288,11 +288,12 @@ def test_a_drop_in_hook_sees_the_export_of_a_plain_checkpoint(plain, tmp_path):
 
 def test_one_shot_prunes_and_quantizes_without_training(finished, shapes, recipe, tmp_path):
     dense = finished.weights / "best_dense.pt"
-    file = export(dense, tmp_path, sparse_one_shot=str(recipe), data=str(shapes))
+    arguments = {"sparse_one_shot": str(recipe), "sparse_recipe_args": "final_sparsity=0.8", "data": str(shapes)}
+    file = export(dense, tmp_path, **arguments)
     model = onnx.load(file)
     assert {a.dtype for _, a in weights_of(model)} == {np.dtype("int8")}
     total = sum(a.size for _, a in weights_of(model))
-    assert sum((a == 0).sum() for _, a in weights_of(model)) / total == pytest.approx(0.6, abs=0.05)
+    assert sum((a == 0).sum() for _, a in weights_of(model)) / total == pytest.approx(0.8, abs=0.03)
     scales = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name.endswith("_s")]
     assert all(np.isfinite(s).all() and (s > 0).all() for s in scales)
 
@@ -394,6 +395,7 @@ def test_weights_that_are_missing_or_no_checkpoint(finished, exported, tmp_path)
         (CheckpointError, "is quantized already", {"sparse_one_shot": "quantized"}),
         (OptionError, "--sparse-export-samples 2: name the images with --data", {"sparse_export_samples": 2}),
         (ExportError, "--data .*nowhere.yaml: there is no such file", {"data": "nowhere.yaml"}),
+        (OptionError, "--sparse-recipe-args: .* Add --sparse-one-shot RECIPE", {"sparse_recipe_args": "a=1"}),
         (OptionError, "--imgsz big: expected one size in pixels", {"imgsz": "big"}),
         (OptionError, r"--data 640: not a file\. If you meant two sizes, write --imgsz 320,640", {"data": 640}),
         (OptionError, "--opset abc: expected a whole number", {"opset": "abc"}),

@@ -69,6 +69,20 @@ def test_mistakes_on_the_command_line_are_named(typed, message, tmp_path):
         options.resolve(typed, environ={}, cwd=tmp_path)
 
 
+def test_recipe_args_at_export_are_the_one_shot_recipes(tmp_path):
+    def found(typed, **environ):
+        environ = {f"YOLOV5_SPARSE_{name}": value for name, value in environ.items()}
+        return options.resolve(typed, environ=environ, cwd=tmp_path, command="export").recipe_args
+
+    typed = {"sparse_recipe_args": "a=1"}
+    assert found({**typed, "sparse_one_shot": "r"}) == {"a": 1}
+    assert found({"sparse_one_shot": "r"}, RECIPE_ARGS="a=2") == {"a": 2}
+    assert found({"sparse_one_shot": "r"}, RECIPE="trains", RECIPE_ARGS="a=2") == {}
+    assert found({}, RECIPE="trains", RECIPE_ARGS="a=2") == {}
+    with pytest.raises(OptionError, match=r"--sparse-recipe-args: .* no recipe\. Add --sparse-one-shot"):
+        found(typed, RECIPE="trains")
+
+
 def test_mistakes_in_the_environment_and_the_config_file_are_named(tmp_path):
     with pytest.raises(OptionError, match="YOLOV5_SPARSE_RECEIPT: no such option.*YOLOV5_SPARSE_RECIPE"):
         options.resolve({}, environ={"YOLOV5_SPARSE_RECEIPT": "x"}, cwd=tmp_path)

@@ -74,6 +74,7 @@ OPTIONS = (
         "ARGS",
         "override the recipe's root variables: 'num_epochs=12,final_sparsity=0.7' or JSON",
         aliases=("recipe_args",),
+        commands=("train", "export"),
     ),
     Option(
         "teacher",
@@ -196,7 +197,7 @@ class SparseOptions:
 
     Attributes:
         recipe: path, shipped name or raw text of the recipe; None: nothing sparse was asked for.
-        recipe_args: overrides of the recipe's root variables.
+        recipe_args: overrides of the recipe's root variables; at export, of the one-shot recipe's.
         teacher: checkpoint to distill from; None: no distillation.
         gradient_accum_steps: batches in one step of the optimizer; None: upstream decides.
         qat_batch_size: images whose activations quantization-aware training keeps at a time; None: a whole batch.
@@ -412,6 +413,15 @@ def resolve(
         raise OptionError(
             f"{origin['recipe_args']}: recipe arguments were given but no recipe. Add --sparse-recipe RECIPE."
         )
+    if command == "export" and "recipe_args" in values:
+        if not origin["recipe_args"].startswith("--"):
+            if "recipe" in values:  # they are that one's, which trains
+                values["recipe_args"] = {}
+        elif "one_shot" not in values:
+            raise OptionError(
+                f"{origin['recipe_args']}: recipe arguments were given but no recipe. Add --sparse-one-shot RECIPE; "
+                "what was trained with a recipe is exported as it is."
+            )
     return SparseOptions(origin=origin, **values)
 
 
