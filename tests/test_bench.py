@@ -75,6 +75,14 @@ def refused(folder, *words):
 
 
 @needs_engine
+def test_markup_in_a_file_name_is_text(tiny):
+    name = "[red]a:warning:.onnx"
+    (tiny / name).write_bytes((tiny / "static.onnx").read_bytes())
+    output = bench(tiny, name, "static.onnx", "--rounds", 1, "--threads", 1, "--engine", HERE[0])
+    assert output.count(name) == 2, "in the table, and in the line below it"
+
+
+@needs_engine
 def test_every_installed_engine_measures_every_model(tiny):
     bench(tiny, "static.onnx", "deeper.onnx", "bytes.onnx", "--rounds", 3, "--threads", 1, "--json", "all.json")
     found = json.loads((tiny / "all.json").read_text())

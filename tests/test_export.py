@@ -217,12 +217,16 @@ def test_uint8_input_is_the_same_model(finished, tmp_path, exported):
 
 
 def test_a_pruned_checkpoint_exports_as_upstream_does_it(finished, tmp_path):
-    file = export(finished.weights / "best_pruned.pt", tmp_path)
+    stem = r"<b>&amp;$\frac$"  # markup, to the page and to the picture
+    shutil.copyfile(finished.weights / "best_pruned.pt", tmp_path / f"{stem}.pt")
+    file = export(tmp_path / f"{stem}.pt", tmp_path)
     model = onnx.load(file)
     assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
     assert sum((a == 0).sum() for _, a in weights_of(model)) / sum(a.size for _, a in weights_of(model)) > 0.59
-    content = json.loads((tmp_path / "best_pruned.export.json").read_text())
+    content = json.loads((tmp_path / f"{stem}.export.json").read_text())
     assert content["target"] is None and content["verified"]["box_max"] < 0.1
+    page = (tmp_path / f"{stem}.report.html").read_text()
+    assert r"&lt;b&gt;&amp;amp;$\frac$.onnx" in page and "<b>" not in page
 
 
 def test_other_formats_of_a_pruned_checkpoint_are_upstreams(finished, tmp_path):

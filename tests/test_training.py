@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from commands import run_commands
 from conftest import RECIPE, REPOSITORY, Result, hyperparameters, results, train_words, yolov5_train, zeros
 
+from yolov5_sparse_plugin import summary
 from yolov5_sparse_plugin.training import checkpoints
 
 
@@ -51,6 +53,13 @@ def test_the_run_ends_with_a_table_of_its_checkpoints(finished):
     for name in ("best_dense.pt", "best_pruned.pt", "best_pruned_quantized.pt", "last.pt"):
         assert name in table
     assert "60.0%" in table
+
+
+def test_markup_in_the_name_of_its_folder_is_text(finished, tmp_path, capsys):
+    (tmp_path / "[red]").mkdir()
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "[red]" / "best.pt")
+    summary.print_table(tmp_path / "[red]", "[bold]Checkpoints")
+    assert "[bold]Checkpoints, in" in capsys.readouterr().out.replace("\n", "")
 
 
 def test_sparseml_writes_its_log_into_the_run_and_nothing_beside_it(finished):

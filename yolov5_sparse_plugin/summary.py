@@ -37,17 +37,18 @@ def print_table(weights: Path, title: str) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{title}, in {weights}:", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=Text(f"{title}, in {weights}:"), box=box.SIMPLE_HEAD, title_justify="left")
     for name, side in (("phase", "left"), ("sparsity", "right"), ("mAP50", "right"), ("MB", "right")):
         table.add_column(name, justify=side, no_wrap=True)
     table.add_column("checkpoint", no_wrap=True)
     for row in checkpoint_rows(weights):
         table.add_row(
-            row["phase"],
+            Text(row["phase"]),
             f"{row['sparsity']:.1%}",
             "-" if row["map50"] is None else f"{row['map50']:.3f}",
             f"{row['megabytes']:.1f}",
-            row["file"].name,
+            Text(row["file"].name),
         )
     Console().print(table)

@@ -63,7 +63,7 @@ def print_table(rows: Sequence[Row], console: Any, *, batch: int, threads: int, 
     name = labels([row.model for row in rows])
     count = f"{threads} thread{'s' if threads != 1 else ''}, batch {batch}{f', {img} px' if img else ''}"
     table = Table(
-        title=f"{cpu.detect().name}, {count}, medians of {rounds}:", box=box.SIMPLE_HEAD, title_justify="left"
+        title=Text(f"{cpu.detect().name}, {count}, medians of {rounds}:"), box=box.SIMPLE_HEAD, title_justify="left"
     )
     table.add_column("engine", no_wrap=True)
     table.add_column("model", overflow="fold")
@@ -88,8 +88,6 @@ def print_table(rows: Sequence[Row], console: Any, *, batch: int, threads: int, 
             notes.append(f"{name[row.model]}: {row.remark}")
     console.print(table)
     if len(name) > 1:
-        console.print(
-            f"ratio: time over that of {name[rows[0].model]} in the same engine; below 1 is faster", markup=False
-        )
+        console.print(Text(f"ratio: time over that of {name[rows[0].model]} in the same engine; below 1 is faster"))
     for note in notes:
-        console.print(note, markup=False, highlight=False)
+        console.print(Text(note))

@@ -117,7 +117,7 @@ def draw(layers: list[Layer], title: str) -> bytes:
     upper.set_ylabel("weights that are zero, %")
     lower.bar(places, [layer.bytes / 1e3 for layer in layers], color=colours, width=0.8)
     lower.set_ylabel("weights as stored, kB")
-    lower.set_xticks(list(places), [layer.name for layer in layers], rotation=90, fontsize=7)
+    lower.set_xticks(list(places), [layer.name for layer in layers], rotation=90, fontsize=7, parse_math=False)
     lower.set_xlim(-0.8, len(layers) - 0.2)
     for axes in (upper, lower):
         axes.grid(axis="y", alpha=0.3)
@@ -132,6 +132,7 @@ def draw(layers: list[Layer], title: str) -> bytes:
         f"{title}: {parameters / 1e6:.2f} million weights in {len(layers)} convolutions, "
         f"{zeros / max(parameters, 1):.1%} zero, {total / 1e6:.1f} MB",
         fontsize=12,
+        parse_math=False,
     )
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
