@@ -20,7 +20,7 @@ from conftest import call, command, small_file_system
 from onnx import TensorProto, numpy_helper
 
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
-from yolov5_sparse_plugin.export.verify import module_of, weights_of
+from yolov5_sparse_plugin.export.layers import module_of, weights_of
 from yolov5_sparse_plugin.training import checkpoints
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0"}

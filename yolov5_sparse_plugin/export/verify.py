@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import torch
 import torchvision
-from onnx import numpy_helper
 
 from yolov5_sparse_plugin.errors import ExportError
+from yolov5_sparse_plugin.export.layers import module_of, weights_of, zeros_of
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.export.run import ExportRun
@@ -175,27 +175,6 @@ def match(theirs: np.ndarray, ours: np.ndarray) -> tuple[int, int]:
     return int((overlap.max(1).values >= SAME).sum()), len(boxes)
 
 
-def weights_of(model: onnx.ModelProto) -> list[tuple[str, np.ndarray]]:
-    """Return (name of the node, stored values) of every convolution's weight, in the graph's order."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    makers = {output: node for node in model.graph.node for output in node.output}
-    found = []
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
-            name = node.input[3 if node.op_type == "QLinearConv" else 1]
-            while name not in constants and name in makers:  # through its quantizers
-                name = makers[name].input[0]
-            if name in constants:
-                array = numpy_helper.to_array(constants[name])
-                found.append((node.name, array.astype(np.int16) - 128 if array.dtype == np.uint8 else array))
-    return found
-
-
-def zeros_of(model: onnx.ModelProto) -> float:
-    arrays = [array for _, array in weights_of(model)]
-    return sum(int((a == 0).sum()) for a in arrays) / max(sum(a.size for a in arrays), 1)
-
-
 def compare_sparsity(model: torch.nn.Module, exported: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     """Return name -> (zeros in torch, zeros in the graph), 0..1, of every convolution.
 
@@ -215,16 +194,6 @@ def compare_sparsity(model: torch.nn.Module, exported: onnx.ModelProto) -> dict[
         if graph_layers[name] < before - 1e-6:
             raise ExportError(f"{name} lost zeros: {before:.2%} in torch, {graph_layers[name]:.2%} in the graph.")
     return {name: (before, graph_layers[name]) for name, before in torch_layers.items()}
-
-
-def module_of(node: str) -> str:
-    """Return the name of the torch module that the tracer named a node after.
-
-    `/model.2/m/m.0/cv1/conv/module/Conv` is `model.2.m.0.cv1.conv.module`: a container that is called shows twice.
-    """
-    parts = node.strip("/").split("/")
-    named = [part for part, following in zip(parts, parts[1:]) if not following.startswith(part + ".")]
-    return ".".join(named)
 
 
 def write_samples(export: ExportRun, file: Path, folder: Path) -> None:
