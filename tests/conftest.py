@@ -289,6 +289,22 @@ def finished(once, shapes, recipe) -> Result:
 
 
 @pytest.fixture(scope="session")
+def exported(once, finished, shapes):
+    """best.pt of the finished run, best_dense.pt beside it, exported by the command as a user types it."""
+
+    def export(folder):
+        for name in ("best.pt", "best_dense.pt"):
+            shutil.copyfile(finished.weights / name, folder / name)
+        words = ["export", "--weights", "best.pt", "--include", "onnx", "--imgsz", 64, "--data", shapes]
+        run = call([command("yolov5"), *words], folder)
+        run.folder = folder
+        return run
+
+    run = once("exported", export)
+    return run, run.folder
+
+
+@pytest.fixture(scope="session")
 def plain(once, shapes) -> Result:
     """A run of two epochs without any sparse option (for which upstream needs help on torch >= 2.6)."""
     return once("plain", lambda cwd: yolov5_train(cwd, shapes, "--epochs", 2, env=TRUST))

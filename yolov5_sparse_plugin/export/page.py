@@ -47,14 +47,15 @@ def page(content: dict[str, Any], layers: list[Layer], picture: bytes, rounds: i
     missing = [f"{name} (<code>{e.pip}</code>)" for name, e in ENGINES.items() if not e.installed()]
     verified = ""
     if found:
-        matched = "none found" if found["matched"] is None else f"{found['matched']:.1%} of {found['detections']}"
+        apart = lambda of: f"{of['mean']:.2g} on average, {of['most']:.2g} at most"  # noqa: E731
         rows = [
             ["images", f"{found['images']} {html.escape(found['source'])}"],
-            ["detections matched at IoU 0.9, same class", matched],
-            ["box coordinates, pixels", f"{found['box_mean']:.3f} on average, {found['box_max']:.2f} at most"],
-            ["scores", f"{found['confidence_mean']:.5f} on average, {found['confidence_max']:.3f} at most"],
+            ["detections of torch, of the graph", f"{found['by_torch']}, {found['by_graph']}"],
+            ["of both: same class, IoU of at least 0.5", f"{found['by_both']}"],
+            ["coordinates of these, in pixels", apart(found["pixels"])],
+            ["scores of these", apart(found["scores"])],
         ]
-        verified = "<h2>Compared with the torch model</h2>" + table(["", "difference"], rows, set())
+        verified = "<h2>The graph beside the torch model</h2>" + table(["", ""], rows, set())
     rows = [
         [
             html.escape(layer.name),

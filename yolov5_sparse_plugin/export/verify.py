@@ -9,16 +9,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
-import torchvision
 
 from yolov5_sparse_plugin.errors import ExportError
+from yolov5_sparse_plugin.export.detections import detect, matched
 from yolov5_sparse_plugin.export.layers import module_of, weights_of, zeros_of
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.export.run import ExportRun
 
 IMAGES = 8
-CONFIDENCE, OVERLAP, SAME = 0.25, 0.45, 0.9  # of a detection; of two for one object; of two that are the same
+# what rounding to 8 bits does to trained models, see docs/performance.md: of what one finds the other finds this share,
+# coordinates, in pixels, and scores differ by this much on average
+NORMAL_SHARE, NORMAL_PIXELS, NORMAL_SCORE = 0.95, 2.0, 0.02
+
+
+@dataclass
+class Apart:
+    """How far two sets of numbers are apart: `mean` and `most`."""
+
+    mean: float
+    most: float
+
+    @classmethod
+    def of(cls, differences: np.ndarray) -> Apart:
+        return cls(float(differences.mean()), float(differences.max())) if differences.size else cls(0.0, 0.0)
 
 
 @dataclass
@@ -27,42 +41,51 @@ class Findings:
 
     Attributes:
         images: how many images were compared. source: where they are from.
-        box_max, box_mean: differences of box coordinates, in pixels of the model's input.
-        confidence_max, confidence_mean: differences of the scores (objectness times class), 0..1.
-        detections: number that the torch model finds (confidence 0.25). matched: share of them, 0..1, that the graph
-            finds with the same class at IoU 0.9; None where there are none.
+        quantized: whether the model rounds to 8 bits; torch does it in other places than the graph.
+        by_torch, by_graph: number of detections (confidence 0.25). by_both: pairs of the same class at IoU 0.5.
+        pixels: differences of the coordinates of those pairs, in pixels of the model's input. scores: of their scores.
+        all_pixels, all_scores: the same of all that the model computes, of which nearly nothing is a detection; scores
+            are objectness times class.
         sparsity: zeros among the weights of all convolutions, 0..1. layers: the same by layer: name -> (torch, ONNX).
     """
 
     images: int
     source: str
-    box_max: float
-    box_mean: float
-    confidence_max: float
-    confidence_mean: float
-    detections: int
-    matched: float | None
+    quantized: bool
+    by_torch: int
+    by_graph: int
+    by_both: int
+    pixels: Apart
+    scores: Apart
+    all_pixels: Apart
+    all_scores: Apart
     sparsity: float
     layers: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return what a user wants to know, as sentences."""
-        matched = (
-            "no detections to compare"
-            if self.matched is None
-            else (f"{self.matched:.1%} of {self.detections} detections matched at IoU {SAME}")
-        )
         return [
-            f"ONNX Runtime against torch on {self.images} {self.source}: {matched}; boxes differ by "
-            f"{self.box_mean:.2f} px on average and {self.box_max:.1f} at most, scores by "
-            f"{self.confidence_mean:.4f} and {self.confidence_max:.3f}",
+            f"ONNX Runtime against torch on {self.images} {self.source}: {self.in_words()}",
             f"sparsity kept in all {len(self.layers)} convolutions: {self.sparsity:.1%} of their weights are zero",
         ]
+
+    def in_words(self) -> str:
+        if not self.by_torch and not self.by_graph:
+            return f"nothing is detected; all scores differ by {self.all_scores.mean:.5f} on average"
+        normal = ""
+        if self.quantized:
+            normal = f". Normal for 8 bits: {NORMAL_SHARE:.0%}, {NORMAL_PIXELS:g} px and {NORMAL_SCORE:g}"
+        return (
+            f"{self.by_both} of {self.by_torch} detections are found by both, {self.pixels.mean:.2f} px and "
+            f"{self.scores.mean:.3f} in score apart on average; {self.by_torch - self.by_both} by torch alone, "
+            f"{self.by_graph - self.by_both} by the graph alone{normal}"
+        )
 
     @property
     def suspicious(self) -> bool:
         """Whether the two differ by more than rounding explains."""
-        return self.confidence_mean > 0.05 or (self.detections >= 10 and self.matched < 0.5)
+        found = max(self.by_torch, self.by_graph)
+        return self.all_scores.mean > 0.05 or (found >= 10 and self.by_both < 0.75 * found)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,23 +115,39 @@ def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
             + ("" if np.isfinite(ours).all() else ", with values that are no numbers")
             + "."
         )
-    boxes = np.abs(ours[..., :4] - theirs[..., :4])
-    scores = np.abs(ours[..., 4:5] * ours[..., 5:] - theirs[..., 4:5] * theirs[..., 5:])
-    counted = [match(a, b) for a, b in zip(theirs, ours)]
-    detections = sum(total for _, total in counted)
     layers = compare_sparsity(export.model, model)
     return Findings(
         images=len(given),
         source=source,
-        box_max=float(boxes.max()),
-        box_mean=float(boxes.mean()),
-        confidence_max=float(scores.max()),
-        confidence_mean=float(scores.mean()),
-        detections=detections,
-        matched=sum(same for same, _ in counted) / detections if detections else None,
+        quantized=export.quantized,
+        **compare(theirs, ours),
         sparsity=zeros_of(model),
         layers=layers,
     )
+
+
+def compare(theirs: np.ndarray, ours: np.ndarray) -> dict[str, Any]:
+    """Return the part of `Findings` that is about predictions of torch and of the graph for the same images.
+
+    Args:
+        theirs, ours: float32 [images, boxes, 5 + classes]: x, y, width, height, objectness, class scores.
+    """
+    by_torch, by_graph = [detect(each) for each in theirs], [detect(each) for each in ours]
+    pairs = [matched(one, other) for one, other in zip(by_torch, by_graph)]
+    pixels, scores = [], []
+    for one, other, found in zip(by_torch, by_graph, pairs):
+        for i, j in found:
+            pixels.append((one.boxes[i] - other.boxes[j]).abs().numpy())
+            scores.append(abs(float(one.scores[i] - other.scores[j])))
+    return {
+        "by_torch": sum(map(len, by_torch)),
+        "by_graph": sum(map(len, by_graph)),
+        "by_both": sum(map(len, pairs)),
+        "pixels": Apart.of(np.array(pixels)),
+        "scores": Apart.of(np.array(scores)),
+        "all_pixels": Apart.of(np.abs(ours[..., :4] - theirs[..., :4])),
+        "all_scores": Apart.of(np.abs(ours[..., 4:5] * ours[..., 5:] - theirs[..., 4:5] * theirs[..., 5:])),
+    }
 
 
 def load_session(file: Path) -> Any:
@@ -135,44 +174,24 @@ def as_input(session: Any, images: np.ndarray) -> np.ndarray:
     return images.astype(np.float16) if wanted == "tensor(float16)" else images
 
 
+def batch_of(session: Any) -> int:
+    """Return how many images a graph takes at once; of any number, one."""
+    batch = session.get_inputs()[0].shape[0]
+    return batch if isinstance(batch, int) else 1
+
+
 def run(session: Any, images: list[np.ndarray]) -> np.ndarray:
     """Return the graph's predictions, float32 [images, boxes, 5 + classes]; `images` as from `images.load`.
 
     A graph of a fixed batch gets that many images at a time, the last one repeated to fill it.
     """
-    wanted = session.get_inputs()[0]
-    batch = wanted.shape[0] if isinstance(wanted.shape[0], int) else 1
+    wanted, batch = session.get_inputs()[0], batch_of(session)
     found = []
     for start in range(0, len(images), batch):
         some = images[start : start + batch]
         together = as_input(session, np.concatenate([*some, *[some[-1]] * (batch - len(some))]))
         found.append(session.run(None, {wanted.name: together})[0][: len(some)].astype(np.float32))
     return np.concatenate(found)
-
-
-def detect(prediction: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (boxes float32 [N, 4] as x1 y1 x2 y2, classes int64 [N]) after non-maximum suppression.
-
-    Args:
-        prediction: float32 [boxes, 5 + classes]: x, y, width, height, objectness, class scores.
-    """
-    rows = torch.from_numpy(prediction)
-    score, label = (rows[:, 4:5] * rows[:, 5:]).max(1)
-    kept = score > CONFIDENCE
-    rows, score, label = rows[kept], score[kept], label[kept]
-    boxes = torch.cat([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
-    order = torchvision.ops.batched_nms(boxes, score, label, OVERLAP)
-    return boxes[order], label[order]
-
-
-def match(theirs: np.ndarray, ours: np.ndarray) -> tuple[int, int]:
-    """Return how many detections of `theirs` are also in `ours`, and how many there are; forms as in `detect`."""
-    (boxes, labels), (other, other_labels) = detect(theirs), detect(ours)
-    if not len(boxes) or not len(other):
-        return 0, len(boxes)
-    overlap = torchvision.ops.box_iou(boxes, other)
-    overlap[labels[:, None] != other_labels[None]] = 0
-    return int((overlap.max(1).values >= SAME).sum()), len(boxes)
 
 
 def compare_sparsity(model: torch.nn.Module, exported: onnx.ModelProto) -> dict[str, tuple[float, float]]:
