@@ -23,6 +23,8 @@ def test_found_through_a_yaml_a_folder_a_list_and_a_file(folder):
     (folder / "data.yaml").write_text("path: set\ntrain: images\nval: images\n")
     (folder / "list.txt").write_text("set/images/1.png\nset/images/3.png\n")
     assert len(images.files(folder / "data.yaml")) == len(images.files(folder / "set")) == 5
+    (folder / "data.yaml").write_text("path: set\ntrain: ../images\nval: ../images\n")
+    assert len(images.files(folder / "data.yaml")) == 5, "YOLOv5 takes it for images below path, too"
     assert [p.name for p in images.files(folder / "list.txt")] == ["1.png", "3.png"]
     assert len(images.files(folder / "set" / "images" / "2.png")) == 1
 
