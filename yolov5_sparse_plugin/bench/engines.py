@@ -70,7 +70,7 @@ class Engine:
             sys.modules.setdefault(name, None)  # importing it fails, as if it were not installed
         importlib.import_module(self.module)
 
-    def load(self, path: Path, batch: int, img: int | None, threads: int) -> Inference:
+    def load(self, path: Path, batch: int, img: int | Sequence[int] | None, threads: int) -> Inference:
         """Load the ONNX model in `path`, to run on a fixed random input of `batch` images with `threads` threads.
 
         Raises:

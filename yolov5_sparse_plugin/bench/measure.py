@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from yolov5_sparse_plugin.bench.engines import ENGINES, Engine
 from yolov5_sparse_plugin.errors import BenchError, nearest
 
 __all__ = ["ENGINES", "Engine", "Processes", "Row", "measure"]
+MOST = 100  # rounds of an engine that is given seconds
 
 
 @dataclass
@@ -79,7 +81,7 @@ class Child:
             bufsize=1,
         )
 
-    def load(self, model: Path, batch: int, img: int | None, threads: int) -> None:
+    def load(self, model: Path, batch: int, img: int | Sequence[int] | None, threads: int) -> None:
         """Let it load a model, and don't wait for that."""
         self._say(json.dumps({"model": str(model), "batch": batch, "img": img, "threads": threads}))
 
@@ -245,16 +247,31 @@ class Processes:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def load(self, models: Sequence[Path], batch: int = 1, threads: int | None = None, img: int | None = None) -> None:
-        """Let every engine load `models`, and don't wait for that. The arguments are those of `measure`, checked."""
+    def load(
+        self,
+        models: Sequence[Path],
+        batch: int = 1,
+        threads: int | None = None,
+        img: int | Sequence[int] | None = None,
+    ) -> None:
+        """Let every engine load `models`, and don't wait for that.
+
+        The arguments are those of `measure`, checked; there may be fewer models than processes for them, and `img` may
+        be height and width.
+        """
         self._models, self._batch = models, batch
         threads = threads or cpu.detect().cores
         for children in self._children.values():
             for model, child in zip(models, children):
                 child.load(model, batch, img, threads)
 
-    def time(self, rounds: int, warmup: int, steps: _Steps | None = None) -> list[Row]:
-        """Wait until all are loaded, then time engine by engine; see `measure`."""
+    def time(self, rounds: int, warmup: int, steps: _Steps | None = None, seconds: float = 0.0) -> list[Row]:
+        """Wait until all are loaded, then time engine by engine; see `measure`.
+
+        Args:
+            seconds: an engine goes on beyond `rounds` until so much time has passed, or it has done a hundred: the
+                median of fast models needs more of them, and they cost nothing.
+        """
         steps = steps or _Steps(0, None)
         for engine, children in self._children.items():
             for model, child in zip(self._models, children):
@@ -263,12 +280,15 @@ class Processes:
                 steps.next(f"{engine}: loading {model.name}", 1)
         rows = []
         for engine, children in self._children.items():
-            for number in range(warmup + rounds):
+            children, until = children[: len(self._models)], time.perf_counter() + seconds
+            for number in range(warmup + max(rounds, MOST)):
+                if number >= warmup + rounds and time.perf_counter() >= until:
+                    break
                 # back and forth, so that nobody always follows the same neighbour
                 for child in children if number % 2 == 0 else children[::-1]:
-                    seconds = None if child.failed else child.time()
-                    if seconds is not None and number >= warmup:
-                        child.seconds.append(seconds)
+                    took = None if child.failed else child.time()
+                    if took is not None and number >= warmup:
+                        child.seconds.append(took)
                     what = "warming up" if number < warmup else f"round {number - warmup + 1}"
                     steps.next(f"{engine}: {what}", 1)
             rows += _rows(engine, self._models, children, self._batch)

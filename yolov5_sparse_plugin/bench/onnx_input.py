@@ -27,8 +27,11 @@ class ImageInput:
     def dynamic(self) -> bool:
         return None in self.shape
 
-    def resolve(self, batch: int, img: int | None) -> tuple[int, int, int, int]:
+    def resolve(self, batch: int, img: int | Sequence[int] | None) -> tuple[int, int, int, int]:
         """Return the shape [B, 3, H, W] for `batch` images of `img` pixels a side (None: the model's own, or 640).
+
+        Args:
+            img: one number, or height and width.
 
         Raises:
             BenchError: the model's shape is fixed and another one.
@@ -39,14 +42,15 @@ class ImageInput:
                 f"bench {self.path} with --batch {batch}: this model always takes {images} image(s) at once. "
                 f"Use --batch {images}, or export it with --dynamic or --batch-size {batch}."
             )
-        if img is not None and any(side not in (None, img) for side in (height, width)):
+        asked = (img, img) if img is None or isinstance(img, int) else tuple(img)
+        if img is not None and (height not in (None, asked[0]) or width not in (None, asked[1])):
             raise BenchError(
                 f"bench {self.path} with --img {img}: this model always takes images of {height or 'any'} x "
                 f"{width or 'any'} pixels. Leave --img out, or export it with --dynamic or --imgsz {img}."
             )
-        return batch, channels or 3, height or img or IMG, width or img or IMG
+        return batch, channels or 3, height or asked[0] or IMG, width or asked[1] or IMG
 
-    def random(self, batch: int, img: int | None) -> Any:
+    def random(self, batch: int, img: int | Sequence[int] | None) -> Any:
         """Return the same random images at every call: an array of the model's dtype, 0..1 or, for uint8, 0..255."""
         import numpy as np
 
