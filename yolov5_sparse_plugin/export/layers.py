@@ -44,8 +44,8 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
     return found
 
 
-def weights_of(model: onnx.ModelProto) -> list[tuple[str, np.ndarray]]:
-    """Return (name of the node, stored values) of every convolution's weight, in the graph's order."""
+def stored_weights(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.TensorProto]]:
+    """Return every convolution with the constant that holds its weight, in the graph's order."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     found = []
@@ -55,8 +55,16 @@ def weights_of(model: onnx.ModelProto) -> list[tuple[str, np.ndarray]]:
             while name not in constants and name in makers:  # through its quantizers
                 name = makers[name].input[0]
             if name in constants:
-                array = numpy_helper.to_array(constants[name])
-                found.append((node.name, array.astype(np.int16) - 128 if array.dtype == np.uint8 else array))
+                found.append((node, constants[name]))
+    return found
+
+
+def weights_of(model: onnx.ModelProto) -> list[tuple[str, np.ndarray]]:
+    """Return (name of the node, stored values) of every convolution's weight, in the graph's order."""
+    found = []
+    for node, tensor in stored_weights(model):
+        array = numpy_helper.to_array(tensor)
+        found.append((node.name, array.astype(np.int16) - 128 if array.dtype == np.uint8 else array))
     return found
 
 
@@ -73,3 +81,33 @@ def module_of(node: str) -> str:
     parts = node.strip("/").split("/")
     named = [part for part, following in zip(parts, parts[1:]) if not following.startswith(part + ".")]
     return ".".join(named)
+
+
+def macs(model: onnx.ModelProto, shape: tuple[int, int, int, int]) -> tuple[int, int] | None:
+    """Return the multiply-accumulates of the convolutions for one image: all, and those whose weight is not zero.
+
+    A weight [out, in / groups, height, width] is multiplied once for each pixel of the output.
+
+    Args:
+        shape: batch, channels, height and width of the input; a dynamic model has none of its own.
+
+    Returns:
+        None where the size of an output cannot be told from the graph.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for dim, size in zip(copy.graph.input[0].type.tensor_type.shape.dim, shape):
+        dim.dim_value = size
+    for output in copy.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(copy)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info}
+    total = nonzero = 0
+    for (node, _), (_, weight) in zip(stored_weights(model), weights_of(model)):
+        pixels = shapes.get(node.output[0], [])[2:]
+        if len(pixels) != 2 or 0 in pixels:
+            return None
+        total += weight.size * pixels[0] * pixels[1]
+        nonzero += int((weight != 0).sum()) * pixels[0] * pixels[1]
+    return total, nonzero
