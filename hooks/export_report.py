@@ -1,4 +1,4 @@
-"""Export: what was exported, measured, as numbers for programs, a page and a picture for people."""
+"""Export: what was exported, measured beside what the user had, as numbers for programs, a page and pictures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from yolov5_sparse_plugin import hookimpl
 @hookimpl
 def sparse_export_start(export):
     """Let the engines get ready while the graph is being made: importing one takes about a second."""
-    if "onnx" in export.arguments["include"]:
-        export.start_engines()
+    from yolov5_sparse_plugin.export import report
+
+    if report.wanted(export):
+        report.prepare(export)
 
 
 @hookimpl
 def sparse_export_done(export, file):
     from yolov5_sparse_plugin.export import report
 
-    report.write(export, file)
+    if report.wanted(export):
+        report.write(export, file)

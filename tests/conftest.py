@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -325,12 +326,40 @@ def packed(once, finished):
         for file in finished.weights.glob("best*.pt"):
             shutil.copyfile(file, weights / file.name)
         export = [command("yolov5"), "export", "--weights", weights / "best.pt", "--include", "onnx", "--imgsz", 64]
-        call(export, folder)
+        call([*export, "--sparse-report", "none"], folder)
         run = zoo_command(folder, "add", folder / "run", STUB, "--zoo", folder / "zoo")
         run.folder = folder / "zoo"
         return run
 
     return once("packed", pack)
+
+
+@pytest.fixture
+def said():
+    """The lines that an export in this process says, as they come."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("yolov5")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+def export(weights, folder: Path, **keywords):
+    """Export a copy of `weights` in `folder` by `from yolov5.export import run`; return the ONNX file.
+
+    Without a report, which takes longer than the export, unless `sparse_report` says otherwise.
+    """
+    import yolov5.export
+
+    folder.mkdir(exist_ok=True)
+    file = folder / Path(weights).name
+    if not file.exists():
+        shutil.copyfile(weights, file)
+    arguments = {"weights": str(file), "include": "onnx", "imgsz": 64, "sparse_report": "none"}
+    yolov5.export.run(**{**arguments, **keywords})
+    return file.with_suffix(".onnx")
 
 
 def pytest_generate_tests(metafunc):

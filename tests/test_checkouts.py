@@ -219,6 +219,7 @@ def test_export_writes_a_verified_quantized_graph(exported):
     report = json.loads((exported.folder / "best.export.json").read_text())
     assert report["sparsity"] == pytest.approx(0.6, abs=1e-3) if "sparsity" in report else report
     assert (exported.folder / "best.report.html").exists()
+    assert report["baseline"]["name"] == "its float twin" and report["accuracy"]["images"] == 16
 
 
 def test_the_exported_graph_runs_in_val_without_the_plugin(checkout, exported, shapes, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import os
 import shutil
 import signal
@@ -16,44 +15,30 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import call, command, small_file_system
+import yaml
+from conftest import call, command, export, small_file_system
 from onnx import TensorProto, numpy_helper
 
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
-from yolov5_sparse_plugin.export.layers import module_of, weights_of
+from yolov5_sparse_plugin.export.layers import macs, module_of, weights_of
 from yolov5_sparse_plugin.training import checkpoints
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0"}
-
-
-def export(weights, folder: Path, **keywords):
-    """Export a copy of `weights` in `folder` by `from yolov5.export import run`; return the ONNX file."""
-    import yolov5.export
-
-    folder.mkdir(exist_ok=True)
-    file = folder / Path(weights).name
-    if not file.exists():
-        shutil.copyfile(weights, file)
-    yolov5.export.run(**{"weights": str(file), "include": "onnx", "imgsz": 64, **keywords})
-    return file.with_suffix(".onnx")
+FAST = {"sparse_report": "fast"}
+# a hook that writes down how the graph compares with torch, for tests that need no report
+FINDINGS = """
+import json
+from yolov5_sparse_plugin import hookimpl
+@hookimpl
+def sparse_export_done(export, file):
+    file.with_suffix(".findings").write_text(json.dumps(export.findings.as_dict()))
+"""
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino", "deepsparse"])
 def each_target(request, finished, shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     return request.param, export(finished.weights / "best.pt", folder, data=str(shapes), sparse_target=request.param)
-
-
-@pytest.fixture
-def said():
-    """The lines that an export in this process says, as they come."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("yolov5")
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -160,6 +145,12 @@ def test_every_targets_graph_is_right_in_opencv(each_target):
     assert np.abs(found[..., 4:] - expected[..., 4:]).mean() < 0.01
 
 
+def read_in_8_bits(model: onnx.ModelProto) -> set[str]:
+    """Return the operators that read a DequantizeLinear."""
+    made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return {node.op_type for node in model.graph.node if made & set(node.input)}
+
+
 def test_the_openvino_graph_leaves_activations_float(finished, tmp_path):
     model = onnx.load(export(finished.weights / "best.pt", tmp_path, sparse_target="openvino"))
     readers = {name: node for node in model.graph.node for name in node.input}
@@ -191,6 +182,8 @@ def test_a_dynamic_graph_takes_other_sizes_and_batches(finished, tmp_path):
         wanted = model(torch.from_numpy(np.ascontiguousarray(images)))[0].numpy()
     assert found.shape == wanted.shape == (2, 504, 8)
     assert np.abs(found - wanted)[..., 4:].mean() < 0.01
+    graph = onnx.load(file)
+    assert macs(graph, (2, 3, 64, 128)) == tuple(2 * count for count in macs(graph, (1, 3, 64, 64)))
 
 
 def test_the_opset_that_was_typed_is_the_opset(finished, tmp_path):
@@ -207,17 +200,23 @@ def test_uint8_input_is_the_same_model(finished, tmp_path, exported):
     np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
-def test_a_pruned_checkpoint_exports_as_upstream_does_it(finished, tmp_path):
+def test_a_pruned_checkpoint_exports_as_upstream_does_it(finished, tmp_path, said):
+    """And is compared with nothing, which the report says."""
     stem = r"<b>&amp;$\frac$"  # markup, to the page and to the picture
     shutil.copyfile(finished.weights / "best_pruned.pt", tmp_path / f"{stem}.pt")
-    file = export(tmp_path / f"{stem}.pt", tmp_path)
+    (tmp_path / f"{stem}.detections.png").write_bytes(b"of an earlier export")
+    file = export(tmp_path / f"{stem}.pt", tmp_path, **FAST)
     model = onnx.load(file)
     assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
     assert sum((a == 0).sum() for _, a in weights_of(model)) / sum(a.size for _, a in weights_of(model)) > 0.59
     content = json.loads((tmp_path / f"{stem}.export.json").read_text())
     assert content["target"] is None and content["verified"]["all_pixels"]["most"] < 0.1
+    assert content["baseline"] is None and "it is a float model; --sparse-baseline names" in content["summary"]
+    assert said[-1].endswith(content["summary"])
     page = (tmp_path / f"{stem}.report.html").read_text()
     assert r"&lt;b&gt;&amp;amp;$\frac$.onnx" in page and "<b>" not in page
+    assert "it is a float model; --sparse-baseline names" in page
+    assert not (tmp_path / f"{stem}.detections.png").exists()
 
 
 def test_other_formats_of_a_pruned_checkpoint_are_upstreams(finished, tmp_path):
@@ -234,7 +233,7 @@ def test_a_plain_checkpoint_exports_without_reports(plain, tmp_path):
 
 
 def test_sizes_are_upstreams_rounded_up_to_the_stride_and_may_differ_by_side(finished, shapes, tmp_path):
-    file = export(finished.weights / "best.pt", tmp_path, imgsz="60x100", batch_size=2, data=str(shapes))
+    file = export(finished.weights / "best.pt", tmp_path, imgsz="60x100", batch_size=2, data=str(shapes), **FAST)
     model = onnx.load(file)
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 64, 128]
     content = json.loads((tmp_path / "best.export.json").read_text())
@@ -244,8 +243,8 @@ def test_sizes_are_upstreams_rounded_up_to_the_stride_and_may_differ_by_side(fin
 def test_python_m_yolov5_export_is_served(finished, tmp_path):
     shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
     words = ["-m", "yolov5.export", "--weights", "best.pt", "--include", "onnx", "--imgsz", 64]
-    run = call([command("python"), *words, "--sparse-target", "openvino"], tmp_path)
-    assert json.loads((tmp_path / "best.export.json").read_text())["target"] == "openvino", run.output
+    call([command("python"), *words, "--sparse-target", "openvino", "--sparse-report", "none"], tmp_path)
+    assert read_in_8_bits(onnx.load(tmp_path / "best.onnx")) == {"Conv"}, "the default has more"
     run = call([command("python"), *words, "--opset", 12], tmp_path, status=2)
     assert "yolov5-sparse: error: --opset 12" in run.output
 
@@ -304,12 +303,34 @@ def test_one_shot_is_close_to_the_float_model(finished, shapes, tmp_path):
 
 
 def test_one_shot_takes_the_official_checkpoint_of_a_git_checkout(coco_weights, coco_images, tmp_path):
-    """Its classes are `models.yolo.…`; exported as they are, the graph would have four outputs."""
-    file = export(coco_weights, tmp_path, sparse_one_shot="quantized", data=str(coco_images), imgsz=320)
+    """Its classes are `models.yolo.…`; exported as they are, the graph would have four outputs.
+
+    The report's mAP is what `yolov5 val` measures of the same file.
+    """
+    from yolov5 import val
+
+    labels = coco_images.parent.parent / "labels" / "val2017"
+    for kind, place in (("images", coco_images), ("labels", labels)):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        for file in sorted(place.iterdir())[:24]:
+            shutil.copyfile(file, tmp_path / "set" / kind / file.name)
+    names = yaml.safe_load(next(coco_images.parent.parent.glob("*.yaml")).read_text())["names"]
+    data = tmp_path / "data.yaml"
+    data.write_text(yaml.safe_dump({"path": str(tmp_path / "set"), "train": "images", "val": "images", "names": names}))
+    arguments = {"sparse_one_shot": "quantized", "data": str(data), "imgsz": 320, "sparse_report": "full"}
+    file = export(coco_weights, tmp_path, **arguments)
     assert [o.name for o in onnx.load(file).graph.output] == ["output0"]
-    verified = json.loads((tmp_path / "yolov5n.export.json").read_text())["verified"]
+    content = json.loads((tmp_path / "yolov5n.export.json").read_text())
+    verified, scores, baseline = content["verified"], content["accuracy"], content["baseline"]
     assert verified["by_torch"] > 10 and verified["by_both"] > 0.8 * verified["by_torch"]
     assert 0 < verified["pixels"]["mean"] < 3 and 0 < verified["scores"]["mean"] < 0.03
+    settings = {"imgsz": 320, "device": "cpu", "workers": 0, "project": tmp_path / "val", "plots": False}
+    theirs = val.run(str(data), str(file), **settings)[0]
+    assert scores["map50"] == pytest.approx(theirs[2], abs=0.002) and scores["map50"] > 0.3
+    assert scores["map50_95"] == pytest.approx(theirs[3], abs=0.002)
+    assert baseline["name"] == "yolov5n.pt" and abs(baseline["accuracy"]["map50"] - scores["map50"]) < 0.1
+    assert (tmp_path / "yolov5n.detections.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/jpeg;base64," in (tmp_path / "yolov5n.report.html").read_text()
 
 
 def test_samples_are_what_the_graph_computes(finished, shapes, tmp_path, said):
@@ -335,22 +356,6 @@ def test_samples_are_what_the_graph_computes(finished, shapes, tmp_path, said):
         wanted = np.load(tmp_path / "sample-outputs" / name.name.replace("inp", "out"))["output0"]
         assert image.shape == (3, 64, 64) and image.min() >= 0 and image.max() <= 1
         np.testing.assert_allclose(session(file).run(None, {"images": image[None]})[0][0], wanted, atol=1e-4)
-
-
-# ------------------------------------------------------------------------------------------------------------- reports
-
-
-def test_the_report_has_sizes_layers_latency_and_what_was_verified(exported):
-    content = json.loads((exported[1] / "best.export.json").read_text())
-    file = exported[1] / "best.onnx"
-    assert content["bytes"] == file.stat().st_size and content["bytes_gzipped"] < content["bytes"]
-    assert len(content["layers"]) == 60 and {layer["precision"] for layer in content["layers"]} == {"int8"}
-    assert content["target"] == "onnxruntime" and content["opset"] == 17
-    assert content["verified"]["images"] == 8 and content["verified"]["all_scores"]["mean"] < 0.01
-    assert "onnxruntime" in {row["engine"] for row in content["latency"] if row["milliseconds"]}
-    text = (exported[1] / "best.report.html").read_text()
-    assert "data:image/png;base64," in text and 'src="http' not in text and "model.9.cv2" in text
-    assert (exported[1] / "best.sparsity.png").read_bytes().startswith(b"\x89PNG")
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -385,6 +390,7 @@ def test_weights_that_are_missing_or_no_checkpoint(finished, exported, tmp_path)
         (OptionError, r"--opset 12: a scale for every channel needs opset 13\. Use 13 or newer", {"opset": 12}),
         (OptionError, "--half: a quantized model stores 8 bits already", {"half": True}),
         (OptionError, "no target 'onnxruntim'. Did you mean 'onnxruntime'", {"sparse_target": "onnxruntim"}),
+        (OptionError, "no report 'fats'. Did you mean 'fast'", {"sparse_report": "fats"}),
         (OptionError, "--sparse-tarket: no such option. Did you mean '--sparse-target'", {"sparse_tarket": "openvino"}),
         (OptionError, "--sparse-recipe: an option of 'yolov5 train', not of", {"sparse_recipe": "quantized"}),
         (ExportError, "--include torchscript: .* is quantized", {"include": ["onnx", "torchscript"]}),
@@ -436,7 +442,8 @@ def test_the_command_ends_in_one_sentence_and_status_2(finished, tmp_path):
 
 def test_help_lists_the_sparse_options(tmp_path):
     run = call([command("yolov5"), "export", "--help"], tmp_path, PAGER="cat")
-    for flag in ("sparse_target", "sparse_one_shot", "sparse_export_samples", "sparse_uint8_input", "opset"):
+    flags = ("target", "one_shot", "recipe_args", "export_samples", "uint8_input", "baseline", "report")
+    for flag in (*(f"sparse_{name}" for name in flags), "opset"):
         assert flag in run.output
 
 
@@ -542,10 +549,11 @@ print("PIPELINE", len(boxes))
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "deepsparse"])
 def test_fused_training_with_one_scale_a_weight_exports_too(finished, shapes, tmp_path, target):
     """The structure of the predecessor's recipes: convolution and batch norm fused, a division between them."""
+    (tmp_path / "findings.py").write_text(FINDINGS)
     recipe = Path(__file__).parent.parent / "benchmarks" / "recipes" / "pruned85_quantized_per_tensor.yaml"
-    dense = finished.weights / "best_dense.pt"
-    file = export(dense, tmp_path, sparse_one_shot=str(recipe), data=str(shapes), sparse_target=target)
+    arguments = {"sparse_one_shot": str(recipe), "data": str(shapes), "sparse_hooks": str(tmp_path / "findings.py")}
+    file = export(finished.weights / "best_dense.pt", tmp_path, sparse_target=target, **arguments)
     ops = [node.op_type for node in onnx.load(file).graph.node]
     assert "BatchNormalization" not in ops and ("ConvInteger" in ops) == (target == "deepsparse")
-    content = json.loads(file.with_name(f"{file.stem}.export.json").read_text())
-    assert content["sparsity"] == pytest.approx(0.85, abs=0.03) and content["verified"]["all_scores"]["mean"] < 0.01
+    found = json.loads(file.with_suffix(".findings").read_text())
+    assert found["sparsity"] == pytest.approx(0.85, abs=0.03) and found["all_scores"]["mean"] < 0.01

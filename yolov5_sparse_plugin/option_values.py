@@ -13,6 +13,7 @@ from typing import Any
 from yolov5_sparse_plugin.errors import OptionError, nearest
 
 TARGETS = ("onnxruntime", "openvino", "deepsparse")
+REPORTS = ("full", "fast", "none")
 ZOO_SOURCES = ("directory", "cache", "mirror", "vendor")  # in the order in which they are asked
 
 
@@ -92,6 +93,12 @@ def steps(value: Any, name: str) -> int | None:
 def target(value: Any, name: str) -> str:
     if value not in TARGETS:
         raise OptionError(f"{name}: no target {value!r}. {nearest(str(value), TARGETS)}")
+    return value
+
+
+def report(value: Any, name: str) -> str:
+    if value not in REPORTS:
+        raise OptionError(f"{name}: no report {value!r}. {nearest(str(value), REPORTS)}")
     return value
 
 

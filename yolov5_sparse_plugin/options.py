@@ -17,10 +17,12 @@ import yaml
 
 from yolov5_sparse_plugin.errors import OptionError, nearest
 from yolov5_sparse_plugin.option_values import (
+    REPORTS,
     TARGETS,
     ZOO_SOURCES,
     images,
     mapping,
+    report,
     seconds,
     sources,
     steps,
@@ -160,6 +162,22 @@ OPTIONS = (
         commands=("export",),
     ),
     Option(
+        "baseline",
+        text,
+        "WEIGHTS",
+        "compare the exported model with this one in speed, size and accuracy: a checkpoint (.pt), a stub or an ONNX "
+        "file; default: best_dense.pt beside the checkpoint, else its own float twin",
+        commands=("export",),
+    ),
+    Option(
+        "report",
+        report,
+        "full|fast|none",
+        "what is measured once the model is there; full (default): size, speed and, on the validation images of "
+        "--data, mAP, beside the baseline's; fast: without mAP and pictures of detections; none: nothing",
+        commands=("export",),
+    ),
+    Option(
         "zoo",
         texts,
         f"DIR[{os.pathsep}DIR]",
@@ -209,6 +227,8 @@ class SparseOptions:
         one_shot: recipe to apply at export.
         export_samples: number of input and output pairs to write at export.
         uint8_input: whether the exported model takes uint8 images.
+        baseline: what an export is compared with; None: the dense model that it came from.
+        report: how much of an export is measured, `full`, `fast` or `none`.
         zoo, zoo_mirror, zoo_sources: where stubs are looked for. zoo_timeout: seconds that a server may stay silent.
         origin: option name -> `--sparse-recipe`, `YOLOV5_SPARSE_RECIPE`, `yolov5-sparse.yaml` or `checkpoint`.
     """
@@ -226,6 +246,8 @@ class SparseOptions:
     one_shot: str | None = None
     export_samples: int = 0
     uint8_input: bool = False
+    baseline: str | None = None
+    report: str = REPORTS[0]
     zoo: list[str] = field(default_factory=list)
     zoo_mirror: str | None = None
     zoo_sources: list[str] = field(default_factory=lambda: list(ZOO_SOURCES))

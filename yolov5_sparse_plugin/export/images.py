@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from yolov5_sparse_plugin import datasets
 from yolov5_sparse_plugin.errors import ExportError
 
+T = TypeVar("T")
 FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp")  # YOLOv5's IMG_FORMATS
 SUFFIXES = {f".{name}" for name in FORMATS}
 GREY = 114  # YOLOv5 pads with it
@@ -80,11 +81,11 @@ def located(root: Path, path: Path) -> Path:
     return found
 
 
-def spread(paths: list[Path], count: int) -> list[Path]:
-    """Return `count` of the paths, evenly spread over the list, or all if there are no more."""
-    if len(paths) <= count:
-        return paths
-    return [paths[round(i * (len(paths) - 1) / (count - 1))] for i in range(count)] if count > 1 else paths[:count]
+def spread(given: list[T], count: int) -> list[T]:
+    """Return `count` of what is given, evenly spread over the list, or all if there is no more."""
+    if len(given) <= count:
+        return given
+    return [given[round(i * (len(given) - 1) / (count - 1))] for i in range(count)] if count > 1 else given[:count]
 
 
 def read(path: Path) -> np.ndarray | None:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import logging
 import math
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import onnx
 import torch
@@ -35,6 +36,9 @@ from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import checkpoints
+
+if TYPE_CHECKING:
+    from yolov5_sparse_plugin.export.baseline import Choice
 
 QUANTIZED_OPSET = 17
 CALIBRATION_IMAGES = 64
@@ -54,6 +58,7 @@ class ExportRun:
         exported: the graph, as it is in the file, once it is there. findings: of `verify`.
         written: the file, once it is in place.
         engines: processes of the installed engines, once `start_engines` was called.
+        baseline: what it is to be compared with, once `report.prepare` was called.
     """
 
     def __init__(
@@ -61,20 +66,21 @@ class ExportRun:
     ):
         self._upstream = upstream
         self.options, self.arguments, self.typed = options, arguments, typed
-        self._hooks, self.hook = hooks, hooks.hook
+        self.hooks, self.hook = hooks, hooks.hook
         self.weights = Path(arguments["weights"])
         self.target = options.target
         self.part = checkpoints.read(self.weights)["sparse"] if checkpoints.is_sparse(self.weights) else None
         self.schedule = self._one_shot_schedule() if options.one_shot else None
         self.quantized = bool(self.part and checkpoints.is_quantized(self.part))
         self.quantized |= bool(self.schedule and self.schedule.quantization)
-        asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks"} & set(options.origin)
-        self.sparse = bool(self.part or asked)
+        asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks", "baseline"} & set(options.origin)
+        self.sparse = bool(self.part or asked or ("report" in options.origin and options.report != "none"))
         self.model: torch.nn.Module | None = None
         self.exported: onnx.ModelProto | None = None
         self.findings: verify.Findings | None = None
         self.written: Path | None = None
         self.engines: Processes | None = None
+        self.baseline: Choice | None = None
         self._closing = contextlib.ExitStack()
 
     @property
@@ -84,9 +90,13 @@ class ExportRun:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the model's input, in pixels: multiples of its stride, as upstream rounds them up."""
+        """Height and width of the model's input, in pixels."""
+        return self.input_size(self.model)
+
+    def input_size(self, model: torch.nn.Module | None) -> tuple[int, int]:
+        """Return height and width as upstream rounds them up for a model: to multiples of its stride, usually 32."""
         size = self.arguments.get("img") or self.arguments.get("imgsz") or [640]
-        stride = int(max(self.model.stride)) if self.model is not None else 32
+        stride = int(max(model.stride)) if model is not None else 32
         return math.ceil(size[0] / stride) * stride, math.ceil(size[-1] / stride) * stride
 
     def say(self, message: str, warn: bool = False) -> None:
@@ -115,7 +125,7 @@ class ExportRun:
     def _one_shot_schedule(self) -> Any:
         from yolov5_sparse_plugin.engine.sparseml import Schedule
 
-        address = manager.resolve(self._hooks, "recipe", self.options.one_shot, self.options)
+        address = manager.resolve(self.hooks, "recipe", self.options.one_shot, self.options)
         return Schedule.load(recipes_io.read(address), self.options.recipe_args)
 
     def check(self) -> None:
@@ -181,10 +191,10 @@ class ExportRun:
                 self.hook.sparse_export_done(export=self, file=self.written)
         return files
 
-    def start_engines(self) -> None:
-        """Start the installed engines, to be given the model once there is one; they end with the export."""
+    def start_engines(self, models: int) -> None:
+        """Start the installed engines, to be given that many models once they are there; they end with the export."""
         installed = [name for name, engine in ENGINES.items() if engine.installed()]
-        self.engines = self._closing.enter_context(Processes(installed))
+        self.engines = self._closing.enter_context(Processes(installed, models))
 
     def _call_upstream(self) -> list[str]:
         function = inspect.unwrap(self._upstream)
@@ -197,6 +207,38 @@ class ExportRun:
                 f"--include {','.join(missing)}: could not be written; the lines marked ❌ above say why."
             )
         return files
+
+    def export_as_upstream(self, model: torch.nn.Module, weights: Path) -> Path:
+        """Let the host export another model as float32 ONNX, in the shape of this one, and say nothing of it.
+
+        Args:
+            model: the host's, float32, in `eval()`; fused in place.
+            weights: where its checkpoint would be; the ONNX file stands beside it.
+
+        Returns:
+            The ONNX file.
+        """
+
+        def export_onnx(decorated: Callable) -> Callable:
+            inner = undecorated(decorated)
+
+            def export(*args: Any, **kwargs: Any) -> Any:
+                with PatchSet(inner, {"trace": by_tracing}):
+                    return inner(*args, **kwargs)
+
+            return export
+
+        plain = {"weights": str(weights), "include": ["onnx"], "device": "cpu", "half": False, "simplify": False}
+        seams = {"export_load": lambda _: lambda *args, **kwargs: model.fuse().eval(), "export_onnx": export_onnx}
+        log = self.host["LOGGER"]
+        level = log.level
+        with PatchSet(inspect.unwrap(self._upstream), seams, current.host().title):
+            log.setLevel(logging.ERROR)
+            try:
+                self._upstream(**{**self.arguments, **plain})
+            finally:
+                log.setLevel(level)
+        return weights.with_suffix(".onnx")
 
     def _among(self, name: str, files: list[str]) -> bool:
         """Return whether the format `name` is among the files that upstream says it wrote."""
