@@ -71,7 +71,7 @@ def main() -> None:
             words = ["--weights", copy, "--include", "onnx", "--imgsz", arguments.img[0], "--sparse-target", target]
             words += ["--sparse-one-shot", arguments.one_shot, "--data", data] if arguments.one_shot else []
             words += ["--dynamic"] if len(arguments.img) > 1 else []
-            run(yolov5, "export", *words, YOLOV5_SPARSE_DISABLE="export_report")
+            run(yolov5, "export", *words, "--sparse-report", "none")
             files[target] = copy.with_suffix(".onnx")
         lost: dict[str, list[tuple[float, float]]] = {target: [] for target in files}
         for size in arguments.img:

@@ -1,10 +1,10 @@
 """What an export costs: `yolov5 export` of a quantized checkpoint beside upstream's own of a dense one.
 
-    python benchmarks/export_time.py DENSE.pt QUANTIZED.pt [--rounds 5]
+    python benchmarks/export_time.py DENSE.pt QUANTIZED.pt [--rounds 5] [--data data.yaml]
 
 Whole commands, interleaved; medians in seconds and ratios to the dense export, for which the plugin is switched off.
-The report loads and times the model in every engine that is installed, so it is measured with one engine after the
-other.
+The fast report exports a baseline, and loads and times both models in every engine that is installed, so it is measured
+with one engine after the other. With --data, the full one as well, with mAP on its validation images.
 """
 
 from __future__ import annotations
@@ -47,28 +47,32 @@ def main() -> None:
     parser.add_argument("dense", type=Path)
     parser.add_argument("quantized", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
     here = [name for name, engine in ENGINES.items() if engine.installed()]
-    # name -> what runs, on which checkpoint, with which engines
-    variants = {
-        "dense, upstream": (UPSTREAM, arguments.dense, ""),
-        "dense": (COMMAND, arguments.dense, ""),
-        "quantized, no report": (COMMAND, arguments.quantized, ""),
+    # name -> what runs, on which checkpoint, with which engines, with which words beside
+    variants: dict[str, tuple[str, Path, str, list[str]]] = {
+        "dense, upstream": (UPSTREAM, arguments.dense, "", []),
+        "dense": (COMMAND, arguments.dense, "", []),
+        "quantized, no report": (COMMAND, arguments.quantized, "", ["--sparse-report", "none"]),
     }
     for count in range(1, len(here) + 1):
         engines = ",".join(here[:count])
-        variants[f"quantized, report with {engines}"] = (COMMAND, arguments.quantized, engines)
+        words = ["--sparse-report", "fast"]
+        variants[f"quantized, fast report with {engines}"] = (COMMAND, arguments.quantized, engines, words)
+    if arguments.data:
+        words = ["--data", str(arguments.data.resolve())]
+        variants["quantized, full report with all"] = (COMMAND, arguments.quantized, ",".join(here), words)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     with tempfile.TemporaryDirectory() as folder:
         env = {**offline_environment(Path(folder)), "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         for _ in range(arguments.rounds):
-            for name, (code, weights, engines) in variants.items():
+            for name, (code, weights, engines, more) in variants.items():
                 model = shutil.copyfile(weights, Path(folder) / "model.pt")
                 words = [sys.executable, "-c", code, engines, "export", "--weights", str(model), "--include", "[onnx]"]
-                switches = {} if engines else {"YOLOV5_SPARSE_DISABLE": "export_report"}
-                switches["YOLOV5_SPARSE_AUTOLOAD"] = "0" if code is UPSTREAM else "1"
+                switch = {"YOLOV5_SPARSE_AUTOLOAD": "0" if code is UPSTREAM else "1"}
                 started = time.perf_counter()
-                subprocess.run(words, cwd=folder, env={**env, **switches}, capture_output=True, check=True)
+                subprocess.run([*words, *more], cwd=folder, env={**env, **switch}, capture_output=True, check=True)
                 seconds[name].append(time.perf_counter() - started)
     dense = statistics.median(seconds["dense, upstream"])
     for name, times in seconds.items():
