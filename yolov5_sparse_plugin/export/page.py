@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import shlex
 from typing import Any
 
 from PIL import Image
@@ -14,7 +15,7 @@ from yolov5_sparse_plugin.bench.engines import ENGINES
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c2126 }
 h1 { font-size: 1.5rem; line-height: 1.3 } h2 { font-size: 1.15rem; margin-top: 2rem }
-img { width: 100%; height: auto }
+img { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } th { text-align: left; font-weight: 600 }
 td, th { padding: .2rem 1.2rem .2rem 0; border-bottom: 1px solid #e3e7ea } .n { text-align: right }
 small { color: #68727a }
@@ -103,7 +104,8 @@ def figure(name: str, ours: float | None, theirs: float | None, form: Any, diffe
 
 def remarks(content: dict[str, Any]) -> str:
     missing = [f"{engine.title} (<code>{engine.pip}</code>)" for engine in ENGINES.values() if not engine.installed()]
-    said = ["Speed: median time of a batch, on the machine that exported it; both models in turn."]
+    turns = "; both models in turn" if content["baseline"] else ""
+    said = [f"Speed: median time of a batch, on the machine that exported it{turns}."]
     scores = content["accuracy"]
     if scores:
         said.append(
@@ -112,7 +114,7 @@ def remarks(content: dict[str, Any]) -> str:
         )
     said += [text(note) for note in content["notes"]]
     said += ["Not installed: " + ", ".join(missing) + "."] if missing else []
-    again = f"<code>yolov5-sparse bench dense.onnx {text(content['model'])}</code>"
+    again = f"<code>yolov5-sparse bench dense.onnx {text(shlex.quote(content['model']))}</code>"
     return f"<p><small>{'<br>'.join(said)}<br>To measure again: {again}</small></p>"
 
 
