@@ -12,9 +12,8 @@ from filelock import FileLock
 
 from yolov5_sparse_plugin.errors import ExportError
 
-LOCK = (
-    "yolov5-sparse-export.lock"  # held as long as the folder is in use; the kernel lets go of it for a killed process
-)
+# held as long as the folder is in use; the kernel lets go of it for a killed process
+LOCK = "yolov5-sparse-export.lock"
 
 
 @contextlib.contextmanager
@@ -45,7 +44,7 @@ def scratch_folder(final: Path) -> Iterator[Path]:
 
 def sweep(parent: Path) -> None:
     """Remove the scratch folders in `parent` that no living process owns."""
-    for file in parent.glob(f".*/{LOCK}"):
+    for file in parent.glob(f".*.onnx.*/{LOCK}"):
         # it is held, or another user's
         with contextlib.suppress(OSError, NotImplementedError), FileLock(str(file)).acquire(timeout=0):
             shutil.rmtree(file.parent, ignore_errors=True)
