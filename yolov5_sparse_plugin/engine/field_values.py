@@ -175,6 +175,18 @@ def no_steps(value: Any) -> None:
         raise ValueError("ranges are observed while the model trains; nothing is calibrated. Leave it out")
 
 
+def full_range(value: Any) -> bool:
+    if value is not False:
+        raise ValueError("expected false: a range of 7 bits, for CPUs without VNNI, cannot be exported")
+    return False
+
+
+def whole_tensor(value: Any) -> str:
+    if value != "tensor":
+        raise ValueError("expected tensor: engines take one scale for an activation; weights may have one a channel")
+    return "tensor"
+
+
 def scheme(value: Any) -> Any:
     """A scheme, or one by name; `default` is the modifier's, or SparseML's."""
     if isinstance(value, str) and value not in ("default", "deepsparse", "tensorrt", "null", "None", "none"):
@@ -207,6 +219,8 @@ Values = Annotated[Any, BeforeValidator(values)]
 Groups = Annotated[list[int], BeforeValidator(groups)]
 Mask = Annotated[Any, BeforeValidator(mask)]
 Bits = Annotated[int, BeforeValidator(eight)]
+FullRange = Annotated[bool, BeforeValidator(full_range)]
+WholeTensor = Annotated[str, BeforeValidator(whole_tensor)]
 Keys = Annotated[list[Any], BeforeValidator(keys)]
 Interpolation = Literal["linear", "cubic", "inverse_cubic"]
 Structure = Annotated[str, BeforeValidator(structure)]

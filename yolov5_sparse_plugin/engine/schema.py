@@ -17,6 +17,7 @@ from yolov5_sparse_plugin.engine.field_values import (
     End,
     Epoch,
     FinalSparsity,
+    FullRange,
     Fuse,
     Groups,
     InitialSparsity,
@@ -39,6 +40,7 @@ from yolov5_sparse_plugin.engine.field_values import (
     Unused,
     Values,
     Whole,
+    WholeTensor,
     nm_sparsity,
     null,
     scheme,
@@ -310,7 +312,7 @@ class ConstantPruningModifier(Modifier):
 
 
 class ObserverArguments(Plain):
-    reduce_range: bool = False
+    reduce_range: FullRange = False
 
 
 class FuseArguments(Plain):
@@ -326,15 +328,22 @@ class QuantizationArguments(Plain):
     kwargs: ObserverArguments = ObserverArguments()
 
 
+class ActivationArguments(QuantizationArguments):
+    """How activations are quantized."""
+
+    strategy: WholeTensor = "tensor"
+
+
 Arguments = Annotated[Optional[QuantizationArguments], BeforeValidator(null)]
+Activations = Annotated[Optional[ActivationArguments], BeforeValidator(null)]
 
 
 class Scheme(Plain):
     """How a layer is quantized; what is null stays float, what is left out is as SparseML has it."""
 
-    input_activations: Arguments = QuantizationArguments()
+    input_activations: Activations = ActivationArguments()
     weights: Arguments = QuantizationArguments(symmetric=True)
-    output_activations: Arguments = None
+    output_activations: Activations = None
     target_hardware: Annotated[Optional[Literal["deepsparse", "tensorrt"]], BeforeValidator(null)] = None
 
 
@@ -374,7 +383,7 @@ class LegacyQuantizationModifier(Quantization):
 
     submodules: OptionalNames = None
     quantize_embeddings: bool = True
-    reduce_range: bool = False
+    reduce_range: FullRange = False
     quantize_linear_activations: bool = True
     quantize_conv_activations: bool = True
     quantize_embedding_activations: bool = True
