@@ -19,7 +19,7 @@ import yaml
 from conftest import call, command, export, small_file_system
 from onnx import TensorProto, numpy_helper
 
-from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
+from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, RecipeError, SparsePluginError
 from yolov5_sparse_plugin.export.layers import macs, module_of, weights_of
 from yolov5_sparse_plugin.training import checkpoints
 
@@ -413,6 +413,7 @@ def test_one_shot_needs_images_and_a_detection_model(finished, tmp_path, shapes)
     refused(
         OptionError, "quantization is calibrated on images. Add --data", dense, tmp_path, sparse_one_shot="quantized"
     )
+    refused(RecipeError, "--sparse-one-shot quantised: no such file", dense, tmp_path, sparse_one_shot="quantised")
     import yolov5
     from yolov5.models.yolo import SegmentationModel
 

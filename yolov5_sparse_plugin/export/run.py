@@ -126,7 +126,7 @@ class ExportRun:
         from yolov5_sparse_plugin.engine.sparseml import Schedule
 
         address = manager.resolve(self.hooks, "recipe", self.options.one_shot, self.options)
-        return Schedule.load(recipes_io.read(address), self.options.recipe_args)
+        return Schedule.load(recipes_io.read(address, self.options.asked("one_shot")), self.options.recipe_args)
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is loaded.

@@ -187,7 +187,7 @@ def prepare(
         schedule = Schedule.load(RecipeText(TEACHER_ALONE, chosen.asked("teacher")))
     else:
         address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
-        schedule = Schedule.load(recipes_io.read(address), chosen.recipe_args)
+        schedule = Schedule.load(recipes_io.read(address, chosen.asked("recipe")), chosen.recipe_args)
     if schedule.quantization and part and checkpoints.is_quantized(part) and not resumed:
         raise RecipeError(
             f"{schedule.source}: the recipe quantizes, but {opt.weights} is quantized already. Start from the run's "
