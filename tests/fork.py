@@ -22,7 +22,7 @@ from torch import nn
 from yolov5.models import common, yolo
 from yolov5.models.common import Bottleneck
 
-from yolov5_sparse_plugin.hosts.class_tree import own_activation
+from yolov5_sparse_plugin.hosts.model_yaml import own_activation
 
 YOLOV5N = Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"
 PRUNED = "modifiers:\n  - !ConstantPruningModifier\n      params: __ALL_PRUNABLE__\n      start_epoch: 0.0\n"

@@ -14,7 +14,7 @@ from conftest import results, yolov5_train, zeros
 from yolov5.utils.general import LOGGER
 
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
-from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -219,7 +219,7 @@ def test_what_distillation_left_behind_is_ignored_by_name(tmp_path, pruned, said
 def test_the_forks_word_for_an_activation_is_understood(tmp_path):
     """`act: Hardswish` says nothing to YOLOv5 7.0, which would build SiLU without a word."""
     description = {**fork.yaml_of(fork.YOLOV5N), "activation": "nn.Hardswish()"}
-    with class_tree.own_activation():
+    with model_yaml.own_activation():
         model = fork.model(cfg=fork.write_yaml(tmp_path / "h.yaml", description))
     assert any(isinstance(m, torch.nn.Hardswish) for m in model.modules())
     written = fork.checkpoint(model)

@@ -12,7 +12,7 @@ from torch import nn
 
 from yolov5_sparse_plugin import legacy_files
 from yolov5_sparse_plugin.errors import OptionError, RecipeError
-from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.hosts import model_yaml
 
 # parameters of release 5.0's models at 80 classes, as its own summary printed them: as trained; with batch norm folded
 TRAINED = {"s": 7_276_605, "m": 21_375_645, "l": 47_056_765}
@@ -21,7 +21,7 @@ FOLDED = {"s": 7_266_973, "x": 87_730_285}
 
 def built(size, classes=80):
     file = legacy_files.find(f"models_v5.0/yolov5{size}.yaml")
-    return class_tree.build(yaml.safe_load(Path(file).read_text()), classes)
+    return model_yaml.build(yaml.safe_load(Path(file).read_text()), classes)
 
 
 @pytest.mark.parametrize("size", "nsmlx")

@@ -17,7 +17,7 @@ from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.engine.sparseml import Schedule
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
-from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.training import checkpoints, legacy, memory, phases
 from yolov5_sparse_plugin.training.residual import make_adds_quantizable
@@ -112,7 +112,7 @@ def built() -> tuple[nn.Module, str, bool]:
     import yaml
 
     file = host().root / "models" / "yolov5n.yaml"
-    model = class_tree.build(yaml.safe_load(file.read_text(errors="ignore")))
+    model = model_yaml.build(yaml.safe_load(file.read_text(errors="ignore")))
     return model, "an untrained YOLOv5n (name yours with --weights)", False
 
 

@@ -158,7 +158,7 @@ def train(original: Callable) -> Callable:
     """Train sparse where something sparse was asked for, else as upstream does."""
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
-        from yolov5_sparse_plugin.hosts.class_tree import own_activation
+        from yolov5_sparse_plugin.hosts.model_yaml import own_activation
         from yolov5_sparse_plugin.training import entry
 
         with own_activation():  # a v5.0 model's Hardswish is not the next run's

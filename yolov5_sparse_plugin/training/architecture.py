@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.hosts import model_yaml
 
 
 def check(cfg: str, weights: str, ckpt: dict[str, Any]) -> None:
@@ -21,7 +21,7 @@ def check(cfg: str, weights: str, ckpt: dict[str, Any]) -> None:
     Raises:
         CheckpointError: naming the first layer that differs.
     """
-    model = class_tree.build(yaml.safe_load(Path(cfg).read_text(errors="ignore")))
+    model = model_yaml.build(yaml.safe_load(Path(cfg).read_text(errors="ignore")))
     detect = f"model.{len(model.model) - 1}."  # its size goes with the number of classes
     asked = {n: list(v.shape) for n, v in model.state_dict().items() if not n.startswith(detect)}
     held = {n: list(v.shape) for n, v in ckpt["model"].state_dict().items() if not n.startswith(detect)}

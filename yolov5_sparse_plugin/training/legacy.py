@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
-from yolov5_sparse_plugin.hosts import class_tree
+from yolov5_sparse_plugin.hosts import class_tree, model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.training import legacy_names, phases, plain, unpickling
@@ -118,8 +118,8 @@ def float_model(found: Any, ckpt: dict[str, Any], file: Any) -> nn.Module:
         return modernized(found, file)
     if not isinstance(found, dict) or not all(torch.is_tensor(value) for value in found.values()):
         raise CheckpointError(f"{file}: not a YOLOv5 checkpoint: its model is a {type(found).__name__}.")
-    description = class_tree.checked_description(ckpt.get("yaml"), file, unpickling.trusts())
-    model = class_tree.build(description, ckpt.get("nc"))
+    description = model_yaml.checked_description(ckpt.get("yaml"), file, unpickling.trusts())
+    model = model_yaml.build(description, ckpt.get("nc"))
     state, known = legacy_names.unwrapped(found), model.state_dict()
     values = legacy_names.float_state(state, known)
     missing = [n for n in known if n not in values and not n.endswith("num_batches_tracked")]
@@ -147,10 +147,10 @@ def modernized(model: nn.Module, file: Any) -> nn.Module:
     """Bring a module that an older YOLOv5 pickled up to date, in place, as upstream does for one of its class trees.
 
     Raises:
-        CheckpointError: its description holds what is no description, see `class_tree.checked_description`.
+        CheckpointError: its description holds what is no description, see `model_yaml.checked_description`.
     """
     if getattr(model, "yaml", None) is not None:
-        model.yaml = class_tree.checked_description(model.yaml, file, unpickling.trusts())
+        model.yaml = model_yaml.checked_description(model.yaml, file, unpickling.trusts())
     for module in model.modules():
         if type(module).__name__ == "Segment":
             module.detect = class_tree.own_class("models.yolo", "Detect").forward
