@@ -245,11 +245,15 @@ def test_ctrl_c_exits_130_and_leaves_no_process(tiny):
         text=True,
         start_new_session=True,
     )
-    while not psutil.Process(running.pid).children():  # until it measures
-        assert running.poll() is None
-        time.sleep(0.1)
-    os.killpg(running.pid, signal.SIGINT)
-    said = running.communicate(timeout=60)[1]
+    try:
+        while not psutil.Process(running.pid).children():  # until it measures
+            assert running.poll() is None
+            time.sleep(0.1)
+        os.killpg(running.pid, signal.SIGINT)
+        said = running.communicate(timeout=60)[1]
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
     assert running.returncode == 130, said
     assert "yolov5-sparse: interrupted" in said and "Traceback" not in said
     with pytest.raises(ProcessLookupError):

@@ -15,7 +15,7 @@ from yolov5.utils.general import LOGGER
 
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
-from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
+from yolov5_sparse_plugin.training import archive, checkpoints, legacy, unpickling
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
@@ -111,7 +111,7 @@ def test_a_pickled_module_of_either_class_tree_becomes_one_of_this_host(tmp_path
     with fork.class_tree(package):
         ckpt = {"epoch": -1, "model": model, "ema": deepcopy(model).half(), "updates": 3, "yaml": model.yaml}
         file = fork.saved(tmp_path, {**ckpt, "recipe": fork.PRUNED, "hyp": {}, "optimizer": None})
-    names = unpickling.contents(file)[0]
+    names = archive.contents(file)[0]
     assert {f"{package}.common _Add", f"{package}.yolo DetectionModel"} <= names
     assert legacy.is_legacy(file)
     read = checkpoints.read(file)
@@ -150,7 +150,7 @@ def test_a_segmentation_model_is_read(tmp_path, package):
     model = SegmentationModel(str(fork.YOLOV5N.parent / "segment" / "yolov5n-seg.yaml"), ch=3, nc=3).eval()
     with fork.class_tree(package):
         file = fork.saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
-    assert any(name.endswith(" getattr") for name in unpickling.contents(file)[0]), "this test shows nothing"
+    assert any(name.endswith(" getattr") for name in archive.contents(file)[0]), "this test shows nothing"
     with checkpoints.whole_pickles():
         read = attempt_load(str(file), device=torch.device("cpu"), fuse=False)
     assert type(read) is SegmentationModel
@@ -201,7 +201,7 @@ def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, prun
             tmp_path, {"epoch": 3, "model": deepcopy(model), "ema": None, "recipe": fork.PRUNED, "yaml": {}}
         )
     assert any(module._forward_pre_hooks for module in model.modules()), "this test shows nothing"
-    assert any(name.startswith("sparseml.") for name in unpickling.contents(file)[0]), "this test shows nothing"
+    assert any(name.startswith("sparseml.") for name in archive.contents(file)[0]), "this test shows nothing"
     read = checkpoints.read(file)["model"]
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in read.modules())
     plain = deepcopy(pruned)

@@ -88,7 +88,8 @@ def two(once, shapes, recipe, finished):
         printed = together(cwd, *words_for(shapes, *words), status=-9, DIES_AT="4.5")
         for rank in RANKS:
             (cwd / f"written{rank}.json").unlink(missing_ok=True)
-        printed += together(cwd, "--resume", cwd / "runs" / "exp" / "weights" / "last.pt")
+        last = cwd / "runs" / "exp" / "weights" / "last.pt"
+        printed += together(cwd, "--resume", last, "--sparse-hooks", "recording.py")
         return Result(0, "\n".join(printed), cwd / "runs" / "exp")
 
     return once("two_ranks", run)

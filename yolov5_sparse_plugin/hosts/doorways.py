@@ -225,11 +225,11 @@ def attempt_load(original: Callable) -> Callable:
             return load(absolute(files), *args, **kwargs)
 
     def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.training import checkpoints, legacy, unpickling
+        from yolov5_sparse_plugin.training import archive, checkpoints, legacy
 
         files = weights if isinstance(weights, list) else [weights]
         for file in files:
-            unpickling.check_whole(file)
+            archive.check_whole(file)
         guarding = checkpoints.guarding()  # an export reads every checkpoint, upstream's own commands read theirs
         if not guarding and not any(checkpoints.is_sparse(file) for file in files):
             return original(weights, *args, **kwargs)

@@ -6,6 +6,7 @@ YOLOv5 runs strings of it as Python.
 from __future__ import annotations
 
 import ast
+import builtins
 import logging
 import re
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from torch import nn
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.hosts.class_tree import HOW, layer_class
 from yolov5_sparse_plugin.hosts.current import host
+
+CLASSES = (1, 100_000)  # how many a model may know
 
 
 def checked_description(description: Any, source: Any, trust: bool = False) -> dict[str, Any]:
@@ -46,22 +49,46 @@ def checked_description(description: Any, source: Any, trust: bool = False) -> d
         return description
     if description.get("activation") is not None and not is_activation(description["activation"]):
         raise refuse(f"has {description['activation']!r} for an activation")
-    for key, least, most in (("nc", 1, 1e5), ("depth_multiple", 1e-3, 10), ("width_multiple", 1e-3, 10)):
+    for key, least, most in (("nc", *CLASSES), ("depth_multiple", 1e-3, 10), ("width_multiple", 1e-3, 10)):
         value = description.get(key, 1)
-        if not isinstance(value, (int, float)) or not least <= value <= most:
+        if type(value) not in (int, float) or not least <= value <= most:
             raise refuse(f"has {value!r} for {key}")
-    for row in [*description["backbone"], *description["head"]]:
-        if not isinstance(row, (list, tuple)) or len(row) != 4 or not isinstance(row[3], (list, tuple)):
-            raise refuse(f"has {row!r} for a layer")
-        _, repeats, name, arguments = row
-        if layer_class(name) is None:
-            raise refuse(f"has {name!r} for a layer, which this YOLOv5 does not know")
-        if not isinstance(repeats, int) or not 1 <= repeats <= 100:
-            raise refuse(f"has {repeats!r} layers of {name}")
-        for argument in arguments:
-            if isinstance(argument, str) and not (argument.isidentifier() or is_literal(argument)):
-                raise refuse(f"has {argument!r} for an argument of {name}")
+    for key in ("backbone", "head"):
+        if not isinstance(description[key], (list, tuple)):
+            raise refuse(f"has {description[key]!r} for a {key}")
+        for row in description[key]:
+            fault = fault_of(row)
+            if fault:
+                raise refuse(fault)
     return description
+
+
+def fault_of(row: Any) -> str | None:
+    """Return what is wrong with a row of a model's YAML: from, number, layer, arguments."""
+    if not isinstance(row, (list, tuple)) or len(row) != 4 or not isinstance(row[3], (list, tuple)):
+        return f"has {row!r} for a layer"
+    origin, repeats, name, arguments = row
+    if layer_class(name) is None:
+        return f"has {name!r} for a layer, which this YOLOv5 does not know"
+    if not all(type(place) is int for place in (origin if isinstance(origin, (list, tuple)) else [origin])):
+        return f"has {origin!r} for what goes into {name}"
+    if type(repeats) is not int or not 1 <= repeats <= 100:
+        return f"has {repeats!r} layers of {name}"
+    wrong = [argument for argument in arguments if not is_argument(argument)]
+    return f"has {wrong[0]!r} for an argument of {name}" if wrong else None
+
+
+def is_argument(value: Any) -> bool:
+    """Return whether `value` may be an argument of a layer; a string is evaluated where the names of YOLOv5 are known.
+
+    What is `nc` or `anchors` there is meant; a string that means nothing stays a string, such as `nearest`.
+    """
+    if isinstance(value, (list, tuple)):
+        return all(is_argument(inner) for inner in value)
+    if not isinstance(value, str):
+        return value is None or type(value) in (bool, int, float)
+    known = {*vars(host().module("models.yolo")), *vars(builtins)} - {"nc", "anchors", "True", "False", "None"}
+    return (value.isidentifier() and value not in known) or is_literal(value)
 
 
 def is_activation(text: Any) -> bool:

@@ -23,7 +23,6 @@ import contextlib
 import os
 import re
 import types
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ import torch
 
 from yolov5_sparse_plugin import atomic, options
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.training import legacy, phases, randomness, ranks, unpickling
+from yolov5_sparse_plugin.training import archive, legacy, phases, randomness, ranks, unpickling
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun
@@ -52,14 +51,8 @@ def is_sparse(file: Any) -> bool:
 
 def is_own(file: Any) -> bool:
     """Return whether `file` is a checkpoint with a sparse part."""
-    if not isinstance(file, (str, os.PathLike)) or not zipfile.is_zipfile(file):
-        return False
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            return bool(names) and OWN.search(archive.read(names[0])) is not None
-    except (zipfile.BadZipFile, OSError):
-        return False
+    pickled = archive.pickle_of(file)
+    return pickled is not None and OWN.search(pickled) is not None
 
 
 def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
@@ -97,9 +90,9 @@ def check_parts(ckpt: dict[str, Any], file: Any) -> None:
     if not isinstance(ckpt.get("model"), torch.nn.Module):
         wrong.append("model")
     if wrong:
-        raise unpickling.damaged(file, f"its {wrong[0]} is missing, or is something else")
-    unpickling.check_numbers(part.get("state") or {}, file)
-    unpickling.check_numbers(ckpt["model"].state_dict(), file)
+        raise archive.damaged(file, f"its {wrong[0]} is missing, or is something else")
+    archive.check_numbers(part.get("state") or {}, file)
+    archive.check_numbers(ckpt["model"].state_dict(), file)
 
 
 def is_quantized(sparse: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from yolov5_sparse_plugin.hosts.log import redirected, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.recipes_io import RecipeText
-from yolov5_sparse_plugin.training import architecture, checkpoints, legacy, phases, unpickling
+from yolov5_sparse_plugin.training import architecture, archive, checkpoints, legacy, phases
 from yolov5_sparse_plugin.zoo.stub import is_stub
 
 # what a recipe says of distillation where it says nothing
@@ -49,7 +49,7 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         opt.data = str(datasets.moved(Path(opt.data), chosen.data_path, Path(opt.save_dir)))
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
-    unpickling.check_whole(opt.weights)
+    archive.check_whole(opt.weights)
     if not (chosen.sparse or chosen.hooks or is_stub(opt.weights) or checkpoints.is_sparse(opt.weights)):
         with PatchSet(upstream, log_seam(chosen), current.host().title):
             return upstream(hyp, opt, device, callbacks)

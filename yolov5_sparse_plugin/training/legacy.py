@@ -22,7 +22,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree, model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
-from yolov5_sparse_plugin.training import legacy_names, phases, plain, unpickling
+from yolov5_sparse_plugin.training import archive, legacy_names, phases, plain, unpickling
 from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
 
 RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
@@ -30,9 +30,9 @@ RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
 
 def is_legacy(file: Any) -> bool:
     """Return whether `file` is a checkpoint that the fork wrote; nothing is unpickled to find out."""
-    if not unpickling.is_path(file):
+    if not archive.is_path(file):
         return False
-    names, strings = unpickling.contents(file)
+    names, strings = archive.contents(file)
     if "model" not in strings:
         return False
     with_recipe = any(key in RECIPES and is_recipe(value) for key, value in zip(strings, strings[1:]))
@@ -176,7 +176,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     from yolov5_sparse_plugin.training.checkpoints import load_state
 
     state = legacy_names.unwrapped(found)
-    unpickling.check_numbers(state, file)
+    archive.check_numbers(state, file)
     state = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
     structure = deepcopy(model)
     try:

@@ -1,0 +1,306 @@
+"""Read a pickle into objects that can do nothing.
+
+A pickle is a program: it names what it wants called and what attributes it wants set. Here a name stays a name, what it
+says of a layer is kept beside the layer's class, and of all functions those in `FUNCTIONS` alone are done, on arguments
+of the kinds that they are for. `assembly.py` makes modules of what was read.
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import pickle
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Refusal(pickle.UnpicklingError):
+    """The pickle wants something that is not done."""
+
+
+class Name:
+    """What a pickle names: a function, or a class of layers."""
+
+    __slots__ = ("module", "name", "cls")
+
+    def __init__(self, module: str, name: str, cls: type | None = None):
+        self.module, self.name, self.cls = module, name, cls
+
+    @property
+    def __name__(self) -> str:  # torch puts it into a warning
+        return self.name
+
+
+class Part:
+    """A module in the making: its class, and the state that the pickle has for it."""
+
+    __slots__ = ("cls", "state")
+
+    def __init__(self, cls: type):
+        self.cls, self.state = cls, None
+
+
+class Leftover:
+    """Stands where a checkpoint has an object that is not wanted; whatever is done to it, nothing happens."""
+
+    __slots__ = ()
+
+
+class Ordered(dict):
+    """An OrderedDict; a pickle cannot give it attributes."""
+
+    __slots__ = ()
+
+
+class Kind:
+    """One of numpy's dtypes, without a way to change numpy's own."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: np.dtype):
+        self.dtype = dtype
+
+
+class Array:
+    """A numpy array in the making."""
+
+    __slots__ = ("array",)
+
+    def __init__(self) -> None:
+        self.array: np.ndarray | None = None
+
+
+# ----------------------------------------------------------------------------------------------- what functions do here
+
+
+def of_kinds(arguments: tuple, *kinds: type | tuple[type, ...]) -> None:
+    """Refuse arguments of a function that are not exactly of `kinds`."""
+    wanted = [kind if isinstance(kind, tuple) else (kind,) for kind in kinds]
+    if len(arguments) != len(kinds) or not all(type(a) in kind for a, kind in zip(arguments, wanted)):
+        raise Refusal(f"calls a function with {', '.join(type(a).__name__ for a in arguments) or 'nothing'}")
+
+
+def tensor(*arguments: Any) -> torch.Tensor:
+    """Do `_rebuild_tensor` and `_rebuild_tensor_v2`: storage, offset, size, stride, gradient; nothing hung into it."""
+    storage, offset, size, stride = arguments[:4]
+    of_kinds((storage, offset), torch.storage.TypedStorage, int)
+    numbers = [*size, *stride] if type(size) in (tuple, torch.Size) and type(stride) is tuple else [None]
+    if offset < 0 or len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
+        raise Refusal("has a tensor without a shape")
+    reach = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1
+    if math.prod(size) and reach > storage._size():
+        raise Refusal("has a tensor that is larger than what is stored of it")
+    grad = arguments[4] if len(arguments) > 4 else False
+    of_kinds((grad,), bool)
+    return torch._utils._rebuild_tensor_v2(storage, offset, tuple(size), stride, grad, {})
+
+
+def parameter(*arguments: Any) -> nn.Parameter:
+    """Do `_rebuild_parameter`: a tensor, whether it learns, hooks that are not set."""
+    of_kinds(arguments[:2], torch.Tensor, bool)
+    return nn.Parameter(*arguments[:2])
+
+
+def ordered(*pairs: Any) -> Ordered:
+    of_kinds(pairs, *([list] * len(pairs[:1])))
+    return Ordered(tuple(pair) for found in pairs for pair in found)
+
+
+def numpy_dtype(*arguments: Any) -> Kind:
+    code = arguments[0] if arguments else None
+    found = np.dtype(code) if type(code) is str and code.strip("<>|=")[:1] in tuple("biufUS") else None
+    if found is None or found.kind not in "biufUS" or found.fields or found.subdtype:
+        raise Refusal(f"has {code!r} for a kind of number")
+    return Kind(found)
+
+
+def numpy_scalar(*arguments: Any) -> Any:
+    of_kinds(arguments, Kind, bytes)
+    kind, raw = arguments
+    return np.frombuffer(raw, kind.dtype, 1)[0]
+
+
+def numpy_array(*arguments: Any) -> Array:
+    return Array()  # what is in it comes as its state
+
+
+def encoded(*arguments: Any) -> bytes:
+    """Do what numpy's bytes need of `codecs.encode`."""
+    of_kinds(arguments, str, str)
+    if arguments[1] != "latin1":
+        raise Refusal(f"encodes bytes as {arguments[1]!r}")
+    return arguments[0].encode("latin1")
+
+
+def attribute(*arguments: Any) -> Leftover:
+    """Do what a leftover's hooks need of `getattr`, which on anything else opens every door.
+
+    A segmentation model keeps `Detect.forward` as an attribute; it gets its own host's again where it is modernized.
+    """
+    owner, name = arguments
+    of_layer = type(owner) is Name and owner.cls is not None and name == "forward"
+    if type(owner) is not Leftover and not of_layer:
+        raise Refusal(f"takes {name!r} from an object of {type(owner).__name__}")
+    return Leftover()
+
+
+def values(cls: type, *kinds: type) -> Callable[..., Any]:
+    """Return a function that makes a `cls` of arguments of these kinds."""
+
+    def make(*arguments: Any) -> Any:
+        of_kinds(arguments, *([kinds] * len(arguments)))
+        return cls(*arguments)
+
+    return make
+
+
+PATHS = ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath", "PurePath")
+BUILTINS = {
+    "set": values(set, list, set, tuple),
+    "frozenset": values(frozenset, list, set, tuple),
+    "float": values(float, str, float, int),
+    "int": values(int, str, float, int),
+    "getattr": attribute,
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "torch._utils _rebuild_tensor": tensor,
+    "torch._utils _rebuild_tensor_v2": tensor,
+    "torch._utils _rebuild_parameter": parameter,
+    "torch.serialization _get_layout": lambda *name: torch.serialization._get_layout(*name),
+    "torch Size": values(torch.Size, tuple, list),
+    "torch device": values(torch.device, str, int),
+    "numpy dtype": numpy_dtype,
+    **{f"numpy.{core}.multiarray scalar": numpy_scalar for core in ("core", "_core")},  # numpy 1 and 2
+    **{f"numpy.{core}.multiarray _reconstruct": numpy_array for core in ("core", "_core")},
+    "numpy ndarray": numpy_array,  # named as an argument only
+    "collections OrderedDict": ordered,
+    "_codecs encode": encoded,
+    **{f"pathlib {name}": values(pathlib.PurePath, str) for name in PATHS},
+    **{f"{module} {name}": made for module in ("builtins", "__builtin__") for name, made in BUILTINS.items()},
+}
+
+
+# ----------------------------------------------------------------------------------------------------- the interpreter
+
+
+def machine(find: Callable[[str, str], Any]) -> types.ModuleType:
+    """Return what `torch.load` takes for the module `pickle`.
+
+    Args:
+        find: module and name -> `Name`, a `Leftover`, or anything that is fit to be a value. Raises what refuses.
+    """
+
+    class Unpickler(Interpreter):
+        def find_class(self, module: str, name: str) -> Any:
+            return find(module, name)
+
+    shim = types.ModuleType("inert_pickle")
+    shim.Unpickler = Unpickler
+    shim.load = lambda stream, **kwargs: Unpickler(stream, **kwargs).load()
+    shim.UnpicklingError = pickle.UnpicklingError
+    return shim
+
+
+class Interpreter(pickle._Unpickler):
+    """Python's own unpickler, whose operations know inert objects only."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is Leftover:
+            return Leftover()
+        known = FUNCTIONS.get(f"{function.module} {function.name}") if type(function) is Name else None
+        if known is None or type(arguments) is not tuple:
+            what = function.name if type(function) is Name else f"an object of {type(function).__name__}"
+            raise Refusal(f"calls {what}(…)")
+        return known(*arguments)
+
+    def new(self, cls: Any) -> Any:
+        if type(cls) is Leftover:
+            return cls
+        if type(cls) is not Name or cls.cls is None:
+            raise Refusal("makes an object of what is no class of layers")
+        return Part(cls.cls)
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = self.call(self.stack[-1], arguments)
+
+    def load_newobj(self) -> None:
+        self.stack.pop()
+        self.stack[-1] = self.new(self.stack[-1])
+
+    def load_newobj_ex(self) -> None:
+        del self.stack[-2:]
+        self.stack[-1] = self.new(self.stack[-1])
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        built = self.stack[-1]
+        if type(built) is Part and built.state is None and type(state) is dict:
+            built.state = state
+        elif type(built) is Kind and type(state) is tuple and len(state) > 1 and state[1] in ("<", ">", "|", "="):
+            built.dtype = built.dtype.newbyteorder(state[1])
+        elif type(built) is Array and built.array is None and type(state) is tuple and len(state) == 5:
+            _, shape, kind, by_columns, raw = state
+            of_kinds((shape, kind, raw), tuple, Kind, bytes)
+            built.array = np.frombuffer(raw, kind.dtype).reshape(shape, order="F" if by_columns else "C").copy()
+        elif type(built) not in (Leftover, Ordered):
+            raise Refusal(f"changes an object of {type(built).__name__}")
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.fill(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self.fill(self.stack[-1], items)
+
+    def fill(self, filled: Any, items: list[Any]) -> None:
+        if type(filled) in (dict, Ordered):
+            filled.update(zip(items[::2], items[1::2]))
+        elif type(filled) is not Leftover:
+            raise Refusal(f"puts something into an object of {type(filled).__name__}")
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        self.extend(self.stack[-1], [value])
+
+    def load_appends(self) -> None:
+        items = self.pop_mark()
+        self.extend(self.stack[-1], items)
+
+    def extend(self, extended: Any, items: list[Any]) -> None:
+        if type(extended) is list:
+            extended.extend(items)
+        elif type(extended) is not Leftover:
+            raise Refusal(f"puts something into an object of {type(extended).__name__}")
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not set:
+            raise Refusal(f"puts something into an object of {type(self.stack[-1]).__name__}")
+        self.stack[-1].update(items)
+
+    def load_unknown(self) -> None:
+        raise Refusal("has an instruction that no checkpoint needs")
+
+
+UNKNOWN = (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+Interpreter.dispatch |= {
+    pickle.REDUCE[0]: Interpreter.load_reduce,
+    pickle.NEWOBJ[0]: Interpreter.load_newobj,
+    pickle.NEWOBJ_EX[0]: Interpreter.load_newobj_ex,
+    pickle.BUILD[0]: Interpreter.load_build,
+    pickle.SETITEM[0]: Interpreter.load_setitem,
+    pickle.SETITEMS[0]: Interpreter.load_setitems,
+    pickle.APPEND[0]: Interpreter.load_append,
+    pickle.APPENDS[0]: Interpreter.load_appends,
+    pickle.ADDITEMS[0]: Interpreter.load_additems,
+    **{code[0]: Interpreter.load_unknown for code in UNKNOWN},
+}
