@@ -6,7 +6,7 @@ from pathlib import Path
 
 from yolov5_sparse_plugin import atomic, hookimpl
 from yolov5_sparse_plugin.summary import print_table
-from yolov5_sparse_plugin.training import checkpoints, ranks
+from yolov5_sparse_plugin.training import checkpoints, legacy, ranks
 from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness
 
 
@@ -29,7 +29,7 @@ def sparse_seams(run):
     def strip(upstream):
         def finish(file, *args, **kwargs):
             if not checkpoints.is_sparse(file):
-                return upstream(file, *args, **kwargs)
+                return legacy.stripping(upstream)(file, *args, **kwargs)
             beside = [Path(file).with_name(f"best_{phase}.pt") for phase in PHASES]
             for path in [file, *(p for p in beside if Path(file).stem == "best" and p.exists())]:
                 run.say(f"optimizer stripped from {path}, {checkpoints.strip(path):.1f} MB")

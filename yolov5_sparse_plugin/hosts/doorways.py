@@ -205,12 +205,16 @@ def segment_train(original: Callable) -> Callable:
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
         from yolov5_sparse_plugin.inference import located
+        from yolov5_sparse_plugin.training import legacy
 
         what = options.resolve({}).sparse
         if what:
             raise OptionError(f"{what}: recipes are for detection models; this is segmentation. Take it out.")
-        opt.weights = located(opt.weights)
-        return original(hyp, opt, device, callbacks)
+        found = located(opt.weights)
+        came = {"load": legacy.readable} if found != opt.weights else {}
+        opt.weights = found
+        with PatchSet(original, came, current.host().title):
+            return original(hyp, opt, device, callbacks)
 
     return wrapper
 

@@ -63,6 +63,17 @@ def checked_description(description: Any, source: Any, trust: bool = False) -> d
     return description
 
 
+def checked_classes(number: Any, source: Any) -> int | None:
+    """Return a checkpoint's own number of classes, None where it has none.
+
+    Raises:
+        CheckpointError: it is no such number.
+    """
+    if number is not None and (type(number) is not int or not CLASSES[0] <= number <= CLASSES[1]):
+        raise CheckpointError(f"{source}: the checkpoint has {number!r} for nc. {HOW}")
+    return number
+
+
 def fault_of(row: Any) -> str | None:
     """Return what is wrong with a row of a model's YAML: from, number, layer, arguments."""
     if not isinstance(row, (list, tuple)) or len(row) != 4 or not isinstance(row[3], (list, tuple)):

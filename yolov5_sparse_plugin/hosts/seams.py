@@ -70,6 +70,11 @@ SEAMS = {
     ),
     "save": Seam(("torch.save",), "atomic checkpoints with the sparse part in them", required=False),
     "strip": Seam(("strip_optimizer",), "finished checkpoints keep their sparse part", required=False),
+    "strip_load": Seam(
+        ("torch_load", "torch.load"),
+        "what stands beside a resumed run's last.pt may be anybody's",
+        reader="utils.general.strip_optimizer",
+    ),
     "weights": Seam(
         ("torch_load", "torch.load"),
         "quantized models with their quantizers, and no code of a checkpoint's author",

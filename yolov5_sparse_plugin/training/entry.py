@@ -37,7 +37,8 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
     names = options.typed_names("train")
     on_opt = {k: vars(opt).pop(k) for k in list(vars(opt)) if k in names or k.startswith("sparse")}
     if opt.resume:
-        recorded = {names[k].name: v for k, v in on_opt.items() if k in names}
+        # --data was written down with the images where they are; a data_path there is not of ours
+        recorded = {names[k].name: v for k, v in on_opt.items() if k in names and names[k].name != "data_path"}
         chosen = options.resolve(typed, recorded)
     else:
         chosen = options.resolve({**typed, **on_opt})
@@ -106,8 +107,9 @@ def sparse(
         warn_of_regrowth(part, opt, host)
         if chosen.sparse:
             say(host, "the hook sparse_training is blocked, the recipe will not be executed", warn=True)
-        load = {"load": lambda load: checkpoints.loader(legacy.readable(load), quantized=False)}
-        with PatchSet(upstream, {**load, **log_seam(chosen)}, current.host().title):
+        load = lambda load: checkpoints.loader(legacy.readable(load), quantized=False)  # noqa: E731
+        seams = {"load": load, "strip": legacy.stripping, **log_seam(chosen)}
+        with PatchSet(upstream, seams, current.host().title):
             return upstream(hyp, opt, device, callbacks)
     return prepare(upstream, chosen, opt, hooks, part, typed).execute(hyp, device, callbacks)
 

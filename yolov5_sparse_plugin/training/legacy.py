@@ -22,6 +22,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree, model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
+from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.training import archive, legacy_names, phases, plain, unpickling
 from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
 
@@ -67,16 +68,35 @@ def readable(_: Callable[..., Any]) -> Callable[..., Any]:
     return load
 
 
+def stripping(upstream: Callable[..., Any]) -> Callable[..., Any]:
+    """Return upstream's `strip_optimizer` with `readable` for its `torch.load`."""
+
+    def strip(*args: Any, **kwargs: Any) -> Any:
+        with PatchSet(upstream, {"strip_load": readable}, host().title):
+            return upstream(*args, **kwargs)
+
+    return strip
+
+
 def of_today(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Bring the pickled modules of a checkpoint up to date, in place, and check what is said of them.
 
     See `modernized` and `plain.check`.
+
+    Raises:
+        CheckpointError: what it has for a model is none.
     """
     plain.check(ckpt, file)
     for key in ("model", "ema"):
         if isinstance(ckpt.get(key), nn.Module):
             modernized(ckpt[key], file)
+        elif key == "model" or ckpt.get(key) is not None:
+            raise no_model(ckpt.get(key), file)
     return ckpt
+
+
+def no_model(found: Any, file: Any) -> CheckpointError:
+    return CheckpointError(f"{file}: not a YOLOv5 checkpoint: its model is a {type(found).__name__}.")
 
 
 def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
@@ -117,9 +137,9 @@ def float_model(found: Any, ckpt: dict[str, Any], file: Any) -> nn.Module:
     if isinstance(found, nn.Module):
         return modernized(found, file)
     if not isinstance(found, dict) or not all(torch.is_tensor(value) for value in found.values()):
-        raise CheckpointError(f"{file}: not a YOLOv5 checkpoint: its model is a {type(found).__name__}.")
+        raise no_model(found, file)
     description = model_yaml.checked_description(ckpt.get("yaml"), file, unpickling.trusts())
-    model = model_yaml.build(description, ckpt.get("nc"))
+    model = model_yaml.build(description, model_yaml.checked_classes(ckpt.get("nc"), file))
     state, known = legacy_names.unwrapped(found), model.state_dict()
     values = legacy_names.float_state(state, known)
     missing = [n for n in known if n not in values and not n.endswith("num_batches_tracked")]

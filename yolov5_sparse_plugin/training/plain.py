@@ -26,6 +26,13 @@ def check(ckpt: dict[str, Any], file: Any) -> None:
     Raises:
         CheckpointError: something in it is neither a number nor a string.
     """
+    try:
+        _check(ckpt, file)
+    except RecursionError:
+        raise CheckpointError(f"{file}: what it says of its model has no end. {class_tree.HOW}") from None
+
+
+def _check(ckpt: dict[str, Any], file: Any) -> None:
     for name in DESCRIPTIONS:
         if name in ckpt:
             ckpt[name] = plain(ckpt[name], name, file)
