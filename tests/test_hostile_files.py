@@ -19,6 +19,7 @@ from commands import run_commands
 from conftest import call, command, train_words
 from yolov5.models import common
 
+from hooks import sparse_checkpoints
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.recipes_io import read
@@ -291,6 +292,57 @@ def test_a_run_that_lost_its_options_goes_on(tmp_path, interrupted):
     assert "epoch 5/5" in run.output
 
 
+def test_what_stands_beside_a_resumed_run_is_stripped_with_care(tmp_path, witness, finished, monkeypatch):
+    """Upstream strips best.pt when a run ends, which may have written none."""
+    from types import SimpleNamespace
+
+    from yolov5.utils import general
+
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as while a run lasts
+    (strip,) = (seams["strip"] for seams in [sparse_checkpoints.sparse_seams(run=SimpleNamespace())])
+    plain = unpickling.load(finished.weights / "best_dense.pt")
+    del plain["sparse"]
+    torch.save({**plain, "updates": Calls(eval, touching(witness))}, tmp_path / "best.pt")
+    assert not checkpoints.is_sparse(tmp_path / "best.pt")
+    with pytest.raises(CheckpointError, match="wants to call builtins.eval"):
+        strip(general.strip_optimizer)(tmp_path / "best.pt")
+    assert not witness.exists()
+    torch.save({**plain, "updates": 3}, tmp_path / "best.pt")
+    strip(general.strip_optimizer)(tmp_path / "best.pt")
+    assert unpickling.load(tmp_path / "best.pt")["updates"] is None
+
+
+def test_segmentation_reads_what_came_by_stub_with_care(tmp_path, monkeypatch, shapes):
+    import yolov5.segment.train
+
+    stub = "zoo:cv/detection/yolov5-n/pytorch/ultralytics/shapes/evil-none"
+    folder = tmp_path / "zoo" / stub[len("zoo:") :] / "training"
+    folder.mkdir(parents=True)
+    shutil.copyfile(hostile(tmp_path, "os.system"), folder / "model.pt")
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # what torch did before 2.6
+    monkeypatch.setenv("YOLOV5_SPARSE_ZOO", str(tmp_path / "zoo"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="wants to call os.system"):
+        yolov5.segment.train.run(data=str(shapes), weights=stub, device="cpu", imgsz=64, batch_size=2)
+    assert not canary(tmp_path).exists()
+
+
+def test_no_command_imports_from_the_current_folder(tmp_path, witness, exported):
+    """Not even one that starts other processes, or that says which checkout stands there."""
+    for name in ("numpy", "onnx", "pandas", "requests", "json", "tempfile"):
+        (tmp_path / f"{name}.py").write_text(touching(witness))
+    for mark in ("hubconf.py", "models/yolo.py", "utils/general.py", "train.py"):
+        (tmp_path / mark).parent.mkdir(exist_ok=True)
+        (tmp_path / mark).write_text(touching(witness))
+    run = call([command("yolov5-sparse"), "status"], tmp_path)
+    assert f"git checkout here: {tmp_path}" in run.output
+    model = exported[1] / "best.onnx"
+    call([command("yolov5-sparse"), "bench", model, "--rounds", 1, "--threads", 1, "--engine", "onnxruntime"], tmp_path)
+    words = ["zoo", "get", "zoo:yolov5-n-shapes-none", "--sources", "vendor"]
+    run = call([command("yolov5-sparse"), *words], tmp_path, status=2, NO_PROXY="*")
+    assert "no source has" in run.output and not witness.exists()
+
+
 # -------------------------------------------------------------------------------------- programs that look like layers
 
 
@@ -460,6 +512,31 @@ def test_a_trusted_file_is_loaded_whatever_it_calls(tmp_path, monkeypatch):
     monkeypatch.setenv("YOLOV5_SPARSE_TRUST_PICKLE", "1")
     checkpoints.read(hostile(tmp_path, "os.system"))
     assert canary(tmp_path).exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": {"a": 1}}, "its model is a dict"),
+        ({"ema": [1]}, "its model is a list"),
+        ({"names": RecursionError}, "has no end"),
+    ],
+)
+def test_what_is_no_model_is_said_to_be_none(tmp_path, finished, change, message):
+    plain = unpickling.load(finished.weights / "best_dense.pt")
+    endless: list = []
+    endless.append(endless)
+    change = {key: endless if value is RecursionError else value for key, value in change.items()}
+    torch.save({**plain, **change}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.read(tmp_path / "model.pt")
+
+
+def test_a_number_of_classes_is_one(tmp_path, pruned):
+    """A state dict is loaded into a model that is built for so many."""
+    file = fork.saved(tmp_path, fork.checkpoint(pruned, nc=10**9))
+    with pytest.raises(CheckpointError, match="has 1000000000 for nc"):
+        checkpoints.read(file)
 
 
 def test_what_training_writes_needs_no_trust(finished, plain, coco_weights):

@@ -223,7 +223,7 @@ def status(arguments: argparse.Namespace) -> int:
 
     from yolov5_sparse_plugin import cpu, manager, options, startup
     from yolov5_sparse_plugin.bench.engines import ENGINES
-    from yolov5_sparse_plugin.hosts import checkout, doorways
+    from yolov5_sparse_plugin.hosts import doorways
 
     def version(name: str) -> str:
         try:
@@ -255,9 +255,9 @@ def status(arguments: argparse.Namespace) -> int:
     for name, plugin in hooks.list_name_plugin():
         summary = (plugin.__doc__ or "").strip().partition("\n")[0]  # a class's own, None of a file without one
         print(f"  {name:20} {'blocked' if plugin is None else summary}")
-    here = checkout.here()
+    here = startup.checkout_of("train", str(Path.cwd() / "train.py"))
     if here:
-        print(f"git checkout here: {here.root}. Run its scripts with: yolov5-sparse run train.py …")
+        print(f"git checkout here: {here}. Run its scripts with: yolov5-sparse run train.py …")
     if version("yolov5") == "not installed":
         if not here:
             print("host: none. Install one with: pip install 'yolov5-sparse-plugin[yolov5]'")

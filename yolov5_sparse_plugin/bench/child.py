@@ -1,8 +1,8 @@
 """The process that runs one model in one engine for `bench`: loads it, then times an inference for each line it reads.
 
-Started as `python -m yolov5_sparse_plugin.bench.child ENGINE`; the first line that it reads is the job, as JSON. Each
-line is answered with one line of JSON. Engines abort the process on graphs that they do not like, and print what they
-like: here neither reaches the user's command.
+`main` runs in a process of its own, with the engine's name for an argument; the first line that it reads is the job, as
+JSON. Each line is answered with one line of JSON. Engines abort the process on graphs that they do not like, and print
+what they like: here neither reaches the user's command.
 """
 
 from __future__ import annotations
@@ -67,7 +67,3 @@ def main() -> None:
             answer(seconds=time.perf_counter() - start)
     except Exception as error:  # of an engine's own kind; it becomes a row of the table
         answer(error=telling_line(str(error)) or type(error).__name__)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ import os
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import cpu
+from yolov5_sparse_plugin import cpu, processes
 from yolov5_sparse_plugin.bench import onnx_input
 from yolov5_sparse_plugin.bench.child import telling_line
 from yolov5_sparse_plugin.bench.engines import ENGINES, Engine
@@ -72,7 +71,7 @@ class Child:
         self.folder = tempfile.TemporaryDirectory(prefix="yolov5-sparse-bench-")
         self.log = (Path(self.folder.name) / "log").open("w+", errors="replace")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "yolov5_sparse_plugin.bench.child", engine],
+            processes.python("yolov5_sparse_plugin.bench.child", engine),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

@@ -1,4 +1,4 @@
-"""Run the vendor's own client, `sparsezoo`, for one file: `ask` starts this file as a process of its own.
+"""Run the vendor's own client, `sparsezoo`, for one file: `ask` runs `main` in a process of its own.
 
 The client waits for ever, saves error pages as models and keeps pieces of downloads in the home folder. So it gets
 timeouts and a scratch folder, and whoever asks checks what arrived.
@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from yolov5_sparse_plugin import processes
+
 FOLDERS = {"training": "training/", "recipe": "recipe/", "deployment": "deployment/"}
 
 
@@ -25,8 +27,7 @@ def ask(addresses: list[str], names: list[str], scratch: Path, timeout: float) -
     Returns:
         `name` and `size` as the server lists it, or `error`.
     """
-    words = [sys.executable, "-m", "yolov5_sparse_plugin.zoo.client", str(scratch), str(timeout)]
-    words += [",".join(addresses), *names]
+    words = processes.python("yolov5_sparse_plugin.zoo.client", scratch, timeout, ",".join(addresses), *names)
     env = {"NM_DISABLE_ANALYTICS": "1", "NM_VERSION_CHECK": "false", **os.environ, "YOLOV5_SPARSE_AUTOLOAD": "0"}
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=env, text=True) as child:
         try:
@@ -119,7 +120,3 @@ def main() -> None:
     except Exception as error:
         answer = {"error": explain(error, wait)}
     print(json.dumps(answer), file=answers)
-
-
-if __name__ == "__main__":
-    main()
