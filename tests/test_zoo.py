@@ -448,6 +448,9 @@ def test_serve_offers_what_the_index_lists_and_nothing_else_and_ends_with_ctrl_c
     import requests
 
     (zoo / "secret.txt").write_text("x")
+    (zoo / PLACE / layout.TRANSFER).unlink()
+    (zoo / PLACE / layout.TRANSFER).symlink_to(zoo.parent / "outside.txt")  # listed, but not in this folder
+    (zoo.parent / "outside.txt").write_text("x")
     words = [command("yolov5-sparse"), "zoo", "serve", zoo, "--port", "0"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # of a suite that runs in the background, children inherit that Ctrl-C is ignored
@@ -462,7 +465,7 @@ def test_serve_offers_what_the_index_lists_and_nothing_else_and_ends_with_ctrl_c
             assert part.headers["Content-Range"] == f"bytes 100-199/{len(whole)}"
             assert requests.get(url, headers={"Range": f"bytes={len(whole)}-"}).status_code == 416
             assert requests.head(url).headers["Content-Length"] == str(len(whole))
-            for path in ("secret.txt", "", "%2e%2e/zoo/secret.txt", f"{PLACE}/training"):
+            for path in ("secret.txt", "", "%2e%2e/zoo/secret.txt", f"{PLACE}/training", f"{PLACE}/{layout.TRANSFER}"):
                 assert requests.get(f"{address}/{path}").status_code == 404, path
             got = zoo_command(tmp_path, "get", SHORT, "recipe", "--mirror", address)
             assert Path(got.output.splitlines()[-1]).read_bytes() == (zoo / PLACE / layout.ORIGINAL).read_bytes()

@@ -35,7 +35,7 @@ class RecipeText:
 
 BOM = "\ufeff"  # some editors write it before the first letter
 # blank lines and comments (a licence), then the line that opens the front matter
-OPENING = re.compile(r"\A(?:\s|<!--.*?-->)*^(?:---|\+\+\+)[ \t]*$", re.S | re.M)
+OPENING = re.compile(r"\A(?:\s|<!--(?:(?!-->).)*-->)*^(?:---|\+\+\+)[ \t]*$", re.S | re.M)
 CLOSING = re.compile(r"^(?:---|\+\+\+)[ \t]*$", re.M)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolov5_sparse_plugin import __version__
+from yolov5_sparse_plugin import __version__, atomic
 from yolov5_sparse_plugin.bench.measure import ENGINES
 from yolov5_sparse_plugin.errors import ExportError
 from yolov5_sparse_plugin.export import baseline, comparison
@@ -47,7 +47,8 @@ def write(export: ExportRun, file: Path) -> None:
             }
             for kind, path in names.items():
                 if kind in written:
-                    path.write_bytes(written[kind])
+                    with atomic.replacing(path) as stream:  # a link there is replaced, not followed
+                        stream.write(written[kind])
                 else:
                     path.unlink(missing_ok=True)  # it is of an earlier export
     except ExportError as error:

@@ -98,9 +98,11 @@ def about(card: Path) -> dict[str, Any]:
 
 
 def _plain(said: Any) -> dict[str, Any]:
+    """Keep of a card what is shown of it: numbers, and text without a terminal's control characters."""
     said = said if isinstance(said, dict) else {}
     kept: dict[str, Any] = {k: said[k] for k in ("sparsity", "map50") if isinstance(said.get(k), (int, float))}
-    return {**kept, **{k: said[k][:200] for k in ("phase", "from") if isinstance(said.get(k), str)}}
+    texts = {k: said[k][:200] for k in ("phase", "from") if isinstance(said.get(k), str)}
+    return {**kept, **{k: "".join(filter(str.isprintable, text)) for k, text in texts.items()}}
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class Handler(BaseHTTPRequestHandler):
         name = unquote(urlsplit(self.path).path).lstrip("/")
         listed = {f"{place}/{n}" for place, e in layout.own_index(self.root).items() for n in e["files"]}
         path = self.root / name
-        return path if (name == layout.INDEX or name in listed) and path.is_file() else None
+        inside = path.resolve().is_relative_to(self.root.resolve())  # a link may lead out
+        return path if (name == layout.INDEX or name in listed) and inside and path.is_file() else None
 
     def _answer(self, with_body: bool) -> None:
         path = self._file()
