@@ -28,6 +28,9 @@ GRADUAL = {
 }
 
 
+ACDC = {"compression_sparsity": 0.6, "params": "__ALL_PRUNABLE__", "start_epoch": 0, "end_epoch": 9}
+
+
 def text_of(tag, fields):
     """Write a recipe of one modifier; each field on a line of its own, from line 4 on."""
     lines = "".join(f"      {name}: {json.dumps(value)}\n" for name, value in fields.items())
@@ -101,7 +104,20 @@ REFUSED = {
     "modifiers:\n  - {start_epoch: 0.0}\n": r"line 2: no modifier: its name",
     "modifiers:\n  - !EpochRangeModifier [1, 2]\n": r"EpochRangeModifier needs 'key: value' lines",
     "a: 1\nlists:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n": r"line 3: found '!Epoch",
-    "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, start_epoch: 1.0}\n": r"has the key 'start_epoch' twice",
+    "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, start_epoch: 1.0}\n": r"'start_epoch' stands there twice",
+    pruning(params=[], final_sparsity={0.5: ["a"]}).replace('"0.5": ["a"]', '0.5: ["a"], 0.50: ["b"]'):
+        r"line 6: '0\.50' stands there twice",
+    "num_epochs: 3\nnum_epochs: 4\nmodifiers: []\n": r"line 2: 'num_epochs' stands there twice, first in line 1",
+    "a_modifiers: []\na_modifiers: []\n": r"line 2: 'a_modifiers' stands there twice",
+    "on: 3\nmodifiers: []\n": r"line 1: 'on' is no name\. Put it in quotes",
+    "5: 3\nmodifiers: []\n": r"line 1: '5' is no name",
+    "? [a, b]\n: 3\nmodifiers: []\n": r"line 1: a list or a mapping is no name",
+    pruning().replace("start_epoch: 0.0", 'start_epoch: !!int ""'): r"line 7: '' is no value of int",
+    pruning().replace("start_epoch: 0.0", "start_epoch: !!bool perhaps"): r"line 7: 'perhaps' is no value of bool",
+    pruning(start_epoch="eval((-8) ** 0.5)"): r"eval\(\(-8\) \*\* 0\.5\): the result is no real number",
+    pruning(params=[], final_sparsity={0.5: ["__ALL_PRUNABLE__"]}): r"expected names of parameters, or patterns",
+    quantizing(scheme="default", submodules=["model"]): r"has the key 'scheme' of one of its two forms beside keys of",
+    text_of("ACDCPruningModifier", {**ACDC, "update_frequency": 0}): r"update_frequency 0: expected a whole number",
     "modifiers:\n  - !EpochRangeModifier {start_epoch: 2024-01-01, end_epoch: 1.0}\n": r"found '.*timestamp' where",
     "one: {a_modifiers: []}\nmodifiers: []\n": r"'modifiers' stands beside the stage 'one'",
     "a: eval(b)\nb: eval(a)\nmodifiers: []\n": r"line 1: cannot compute .* eval\(b\): 'b' depends on itself",
@@ -205,6 +221,25 @@ def freezing(start, end):
 def test_what_does_not_fit_a_model_is_named(built, text, message):
     with pytest.raises(RecipeError, match=message):
         fit(parse(text), built("yolov5n.yaml"))
+
+
+def test_a_modifier_of_somebodys_own_stands_beside_freezing(built):
+    frozen = freezing(0.0, 1.0).replace("!MagnitudePruning", "!OwnPruning")
+    recipe = language.parse(RecipeText(frozen, "r.yaml"), {}, {"OwnPruningModifier": GRADUAL})
+    assert len(fit(recipe, built("yolov5n.yaml"))) == 2
+
+
+def test_pruning_more_than_weights_is_warned_of(built):
+    (found,) = fit(parse(pruning(params=["re:.*weight"])), built("yolov5n.yaml"))
+    assert "params also means 57 parameters that are no weights of convolutions" in found.remarks[0]
+
+
+def test_a_modifier_that_two_stages_share_has_the_times_of_each():
+    stage = "  length: {}\n  a_modifiers:\n    - {}\n"
+    shared = "&it !EpochRangeModifier {start_epoch: 0.0, end_epoch: eval(length)}"
+    recipe = parse("one:\n" + stage.format(2, shared) + "two:\n" + stage.format(5, "*it"))
+    assert [entry.fields["end_epoch"] for entry in recipe.entries] == [2, 5]
+    assert [entry.fields["end_epoch"] for entry in parse(recipe.text).entries] == [2, 5]
 
 
 def test_freezing_before_or_after_pruning_is_fine(built):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def test_a_shipped_recipe_follows_num_epochs_in_all_its_times(name, epochs):
         ({"num_epochs": 4, "pruning_end_epoch": 100}, None, r"sets num_epochs to 4, but the recipe ends at epoch 100, "
          r"where MagnitudePruningModifier of line 46 does not follow num_epochs\. Set that as well"),
         ({"num_epochs": 4}, 5, r"sets num_epochs to 4, but --epochs is 5\. Take one of the two out"),
+        ({"num_epochs": math.nan}, None, r"sets 'num_epochs' to nan, which is no number"),
         (None, 30, r"pruning ends at epoch 100 but --epochs is 30.*or let the recipe follow: --sparse-recipe-args"),
     ],
 )  # fmt: skip
@@ -151,6 +153,16 @@ def test_a_length_that_contradicts_num_epochs_is_refused(variables, epochs, mess
 
     with pytest.raises(RecipeError, match=message):
         recipe_check.check("pruned", variables, None, epochs)
+
+
+def test_what_would_never_come_is_refused():
+    text = "modifiers:\n  - !QuantizationModifier {start_epoch: 1.0, freeze_bn_stats_epoch: 3.0}\n"
+    recipe = Schedule.load(RecipeText(text, "r.yaml")).recipe
+    with pytest.raises(RecipeError, match=r"freeze_bn_stats_epoch 3 would never come: --epochs is 3\. Set it lower"):
+        timeline.check_length(recipe, 3, "--epochs")
+    with pytest.raises(RecipeError, match=r"Add an EpochRangeModifier that ends at 2 or later"):
+        timeline.check_length(recipe, 1, "the recipe")
+    timeline.check_length(recipe, 4, "--epochs")
 
 
 # ---------------------------------------------------------------------------------------------------------- the command

@@ -50,7 +50,8 @@ def mapping(value: Any, name: str) -> dict[str, Any]:
         raise OptionError(
             f"{name}: expected 'name=value,name=value', JSON or a dict, got {value!r} ({type(value).__name__})."
         )
-    return dict(value)
+    # NumPy's numbers, of a call from Python
+    return {key: inner.item() if hasattr(inner, "item") else inner for key, inner in value.items()}
 
 
 def texts(value: Any, name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,9 +137,10 @@ def span(start: float, end: float) -> str:
     return f"{start:.4g} on" if end < 0 else f"{start:.4g} to {end:.4g}"
 
 
-def described(found: Fit, count: int) -> str:
-    """Say in a few words what an entry does."""
-    spec, many = found.entry.spec, f"{len(found.parameters)} of {count} weights"
+def described(found: Fit, weights: Collection[str]) -> str:
+    """Say in a few words what an entry does; `weights`: the names of those that are prunable."""
+    spec, others = found.entry.spec, len(set(found.parameters) - set(weights))
+    many = f"{len(found.parameters) - others} of {len(weights)} weights" + f" and {others} others" * bool(others)
     if isinstance(spec, timeline.RATES):
         groups = ", ".join(GROUPS.get(place, str(place)) for place in getattr(spec, "param_groups", None) or GROUPS)
         if isinstance(spec, schema.LearningRateFunctionModifier):
@@ -212,7 +214,7 @@ def print_tables(found: Check, batch: int, img: int) -> None:
     for each in found.fits:
         entry = each.entry
         start = max(entry.fields.get("start_epoch", 0), 0)
-        cells = (entry.tag, span(start, timeline.end_of(entry)), described(each, len(weights)))
+        cells = (entry.tag, span(start, timeline.end_of(entry)), described(each, weights))
         table.add_row(str(entry.line), *(Text(cell) for cell in cells))
     console.print(table)
     table = Table(box=box.SIMPLE_HEAD)

@@ -73,6 +73,8 @@ def _value(node: ast.AST, variables: Mapping[str, float]) -> float:
         value = FUNCTIONS[node.func.id](*arguments)
     else:
         raise ValueError("only numbers, the recipe's variables, + - * / // % ** and " + ", ".join(FUNCTIONS))
+    if not isinstance(value, (int, float)):
+        raise ValueError("the result is no real number")
     if isinstance(value, int) and abs(value) > LARGEST:
         raise ValueError("a number that large has no use in a recipe")
     return value

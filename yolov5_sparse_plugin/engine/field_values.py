@@ -48,6 +48,12 @@ def whole(value: Any) -> int:
     return int(number(value))
 
 
+def count(value: Any) -> int:
+    if whole(value) < 1:
+        raise ValueError("expected a whole number, 1 or more")
+    return whole(value)
+
+
 def set_or_not(value: Any) -> float:
     if number(value) < 0 and number(value) != -1:
         raise ValueError("expected an epoch, 0 or later (or -1: not set)")
@@ -83,7 +89,12 @@ def initial(value: Any) -> Any:
 
 def final(value: Any) -> Any:
     """A sparsity, or several with the parameters that each is for."""
-    return {sparsity(key): names(words) for key, words in value.items()} if isinstance(value, dict) else sparsity(value)
+    if not isinstance(value, dict):
+        return sparsity(value)
+    found = {sparsity(key): names(words) for key, words in value.items()}
+    if {ALL, ALL_PRUNABLE} & {word for words in found.values() for word in words}:
+        raise ValueError("expected names of parameters, or patterns such as 're:model.*conv.weight', for each sparsity")
+    return found
 
 
 def values(value: Any) -> Any:
@@ -203,6 +214,7 @@ def scheme(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(number)]
 Positive = Annotated[float, BeforeValidator(positive)]
 Whole = Annotated[int, BeforeValidator(whole)]
+Count = Annotated[int, BeforeValidator(count)]
 Start = Annotated[float, BeforeValidator(beginning)]
 End = Annotated[float, BeforeValidator(set_or_not)]
 Epoch = Annotated[float, BeforeValidator(epoch)]

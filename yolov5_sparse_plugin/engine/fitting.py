@@ -68,6 +68,14 @@ def _fit(entry: Entry, model: nn.Module, source: str) -> Fit:
         _fit_modules(found, model, source)
     elif hasattr(entry.spec, "params"):
         found.parameters = parameters_of(entry, model, source)
+    if isinstance(entry.spec, schema.PRUNING):
+        besides = [name for name in found.parameters if name not in prunable(model)]
+        if besides:
+            found.remarks.append(
+                f"{entry.where(source, 'params')}: params also means {len(besides)} parameters that are no weights of "
+                f"convolutions or linear layers, {besides[0]} is the first. Their zeros save nothing and cost "
+                f"accuracy; the weights alone are {ALL_PRUNABLE}"
+            )
     return found
 
 
@@ -162,7 +170,7 @@ def shape_of(values: Any) -> list[int] | None:
 def check_frozen(fits: list[Fit], source: str) -> None:
     """Refuse to prune what TrainableParamsModifier freezes when the pruning starts: masks hang on gradients."""
     frozen = [each for each in fits if isinstance(each.entry.spec, schema.TrainableParamsModifier)]
-    pruning = [each for each in fits if hasattr(each.entry.spec, "mask_type") or "Pruning" in each.entry.tag]
+    pruning = [each for each in fits if isinstance(each.entry.spec, schema.PRUNING)]
     for ice in (each for each in frozen if not each.entry.spec.trainable):
         end = ice.entry.spec.end_epoch
         for each in pruning:

@@ -18,7 +18,17 @@ from yolov5_sparse_plugin.engine import schema
 from yolov5_sparse_plugin.engine.expressions import check_size
 from yolov5_sparse_plugin.engine.schema_faults import faults
 from yolov5_sparse_plugin.engine.variables import compute_variables, fill_in, override
-from yolov5_sparse_plugin.engine.yaml_nodes import compose, in_block_style, is_group, is_stage, line_of, plain, tag_of
+from yolov5_sparse_plugin.engine.yaml_nodes import (
+    check_keys,
+    compose,
+    in_block_style,
+    is_group,
+    is_stage,
+    line_of,
+    plain,
+    tag_of,
+    written_out,
+)
 from yolov5_sparse_plugin.errors import RecipeError, nearest
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
@@ -89,6 +99,8 @@ def parse(
     source = recipe.source
     root = compose(recipe)
     check_size(root, source)
+    root = written_out(root)
+    check_keys(root, source)
     stages = find_stages(root, source)
     if variables:
         override([root, *stages.values()], variables, source)
@@ -146,10 +158,6 @@ def read(node: yaml.Node, stage: str | None, source: str) -> Entry:
         return Entry(tag, {}, line, {}, stage)
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{source}, line {line}: {tag} needs 'key: value' lines.")
-    names = [key.value for key, _ in node.value]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RecipeError(f"{source}, line {line}: {tag} has the key {twice!r} twice. Keep one.")
     lines = {key.value: line_of(key) for key, _ in node.value}
     fields = plain(yaml.MappingNode("tag:yaml.org,2002:map", node.value, node.start_mark), source)
     return Entry(tag, {name: value for name, value in fields.items() if name not in IGNORED}, line, lines, stage)

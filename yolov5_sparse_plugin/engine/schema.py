@@ -14,6 +14,7 @@ from yolov5_sparse_plugin.engine.field_values import (
     ALL_PRUNABLE,
     FROM_PARAM,
     Bits,
+    Count,
     End,
     Epoch,
     FinalSparsity,
@@ -121,7 +122,7 @@ class ExponentialLR(Plain):
 
 class CosineAnnealingWarmRestarts(Plain):
     lr_min: Rate
-    cycle_epochs: Whole
+    cycle_epochs: Count
 
 
 class LearningRateModifier(Modifier):
@@ -291,7 +292,7 @@ class ACDCPruningModifier(Modifier):
     params: SomeParameters
     start_epoch: Whole
     end_epoch: Whole
-    update_frequency: Whole
+    update_frequency: Count
     global_sparsity: bool = True
     leave_enabled: bool = True
     momentum_buffer_reset: bool = True
@@ -350,6 +351,9 @@ class Scheme(Plain):
 AnyScheme = Annotated[Optional[Scheme], BeforeValidator(scheme)]
 
 
+ONCE_QUANTIZED = ("disable_quantization_observer_epoch", "freeze_bn_stats_epoch")
+
+
 class Quantization(Modifier):
     """Train with 8-bit weights and activations from an epoch on."""
 
@@ -362,7 +366,7 @@ class Quantization(Modifier):
 
     @model_validator(mode="after")
     def goes_on(self) -> Any:
-        for name in ("disable_quantization_observer_epoch", "freeze_bn_stats_epoch"):
+        for name in ONCE_QUANTIZED:
             value = getattr(self, name)
             if value is not None and value < self.start:
                 raise ValueError(f"{name} {value:g} is before start_epoch {self.start:g}")
@@ -462,6 +466,7 @@ MODIFIERS: dict[str, type[Modifier]] = {
         PerLayerDistillationModifier,
     )
 }
+PRUNING = (GradualPruning, ACDCPruningModifier, ConstantPruningModifier)
 GRADIENTS = "it collects gradients of its own with a sampler of data and loss, which YOLOv5's training loop has not got"
 STRUCTURE = "it takes layers of the model out or apart, and YOLOv5 finds its layers by their places"
 INSTEAD = "MagnitudePruningModifier prunes by size"

@@ -8,7 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from yolov5_sparse_plugin.engine.schema import FuseArguments, Modifier, ObserverArguments, QuantizationArguments, Scheme
+from yolov5_sparse_plugin.engine.schema import (
+    FuseArguments,
+    LegacyQuantizationModifier,
+    Modifier,
+    ObserverArguments,
+    QuantizationArguments,
+    QuantizationModifier,
+    Scheme,
+)
 from yolov5_sparse_plugin.errors import nearest
 
 
@@ -26,6 +34,10 @@ def problem(error: Mapping[str, Any], model: type[BaseModel]) -> str:
     *owners, last = error["loc"] or [""]
     name, found, kind = ".".join(map(str, error["loc"])), shown(error["input"]), error["type"]
     if kind == "extra_forbidden":
+        other = next((form for form in FORMS if form is not model and last in form.model_fields), None)
+        if model in FORMS and other and not owners:
+            mine = sorted(set(model.model_fields) - set(other.model_fields))
+            return f"has the key {last!r} of one of its two forms beside keys of the other ({', '.join(mine[:4])}, …)."
         owner = f"{'.'.join(map(str, owners))} has" if owners else "has"
         return f"{owner} no key {last!r}. {nearest(str(last), part_of(model, owners).model_fields)}"
     if kind == "missing":
@@ -48,6 +60,7 @@ EXPECTED = {
     "list_type": "expected a list",
     "string_type": "expected a word",
 }
+FORMS = (QuantizationModifier, LegacyQuantizationModifier)
 PARTS: dict[str, type[BaseModel]] = {
     **dict.fromkeys(("scheme", "scheme_overrides"), Scheme),
     **dict.fromkeys(("input_activations", "weights", "output_activations"), QuantizationArguments),

@@ -17,7 +17,6 @@ from yolov5_sparse_plugin.engine.recipe import Entry, Recipe, matches
 from yolov5_sparse_plugin.errors import RecipeError
 
 RATES = (schema.SetLearningRateModifier, schema.LearningRateFunctionModifier, schema.LearningRateModifier)
-PRUNING = (schema.GradualPruning, schema.ACDCPruningModifier, schema.ConstantPruningModifier)
 
 
 def of_kind(recipe: Recipe, *kinds: type) -> list[Entry]:
@@ -48,7 +47,7 @@ def check_length(recipe: Recipe, epochs: int, origin: str) -> None:
     Raises:
         RecipeError: naming the modifier, and what to type.
     """
-    for entry in of_kind(recipe, *PRUNING, schema.Quantization):
+    for entry in of_kind(recipe, *schema.PRUNING, schema.Quantization):
         start, what = entry.spec.start_epoch, "pruning"
         if isinstance(entry.spec, schema.Quantization):
             what = "quantization"
@@ -56,7 +55,9 @@ def check_length(recipe: Recipe, epochs: int, origin: str) -> None:
             least = math.floor(start) + 1
             fix = f"Raise --epochs to at least {least}"
             if origin == "the recipe":
-                fix = f"Let the recipe's EpochRangeModifier end at {least} or later, or start {what} earlier"
+                ranges = of_kind(recipe, schema.EpochRangeModifier)
+                longer = "Let the recipe's EpochRangeModifier end" if ranges else "Add an EpochRangeModifier that ends"
+                fix = f"{longer} at {least} or later, or start {what} earlier"
             elif length(recipe) > start:
                 fix += f", or drop it to take {length(recipe)} from the recipe" + follow(recipe, epochs)
             raise RecipeError(f"{recipe.source}: {what} starts at epoch {start:g} but {origin} is {epochs}. {fix}.")
@@ -66,6 +67,13 @@ def check_length(recipe: Recipe, epochs: int, origin: str) -> None:
                 f"sparsity would not be reached. Raise --epochs to at least {math.ceil(entry.spec.end_epoch)}"
                 f"{follow(recipe, epochs)}."
             )
+        for name in schema.ONCE_QUANTIZED if what == "quantization" else ():
+            late = getattr(entry.spec, name)
+            if late is not None and late >= epochs:
+                raise RecipeError(
+                    f"{entry.where(recipe.source, name)}: {name} {late:g} would never come: {origin} is {epochs}. Set "
+                    f"it lower, or take it out{follow(recipe, epochs)}."
+                )
 
 
 def follow(recipe: Recipe, epochs: int) -> str:
@@ -189,7 +197,7 @@ def sparsity_at(fits: Sequence[Fit], sizes: Mapping[str, int], zeros: Mapping[st
     """
     held: dict[str, float] = {}
     for each in fits:
-        if isinstance(each.entry.spec, PRUNING):
+        if isinstance(each.entry.spec, schema.PRUNING):
             for name, final in finals(each).items():
                 share = sparsity_of(each.entry.spec, epoch, zeros.get(name, 0.0), final)
                 if share is not None and name in sizes:
@@ -210,20 +218,20 @@ def finals(found: Fit) -> dict[str, float | None]:
 
 def only_holds(recipe: Recipe) -> bool:
     """Return whether a recipe holds zeros and makes none."""
-    pruning = of_kind(recipe, *PRUNING)
+    pruning = of_kind(recipe, *schema.PRUNING)
     return bool(pruning) and all(isinstance(entry.spec, schema.ConstantPruningModifier) for entry in pruning)
 
 
 def growing_back(recipe: Recipe) -> list[Entry]:
     """Return the modifiers that prune, and let the weights grow back in the end."""
-    return [entry for entry in of_kind(recipe, *PRUNING) if getattr(entry.spec, "leave_enabled", True) is False]
+    return [entry for entry in of_kind(recipe, *schema.PRUNING) if getattr(entry.spec, "leave_enabled", True) is False]
 
 
 def pruning_end(recipe: Recipe) -> float | None:
     """Return the epoch (fractional) from which on sparsity no longer changes, None where nothing is pruned."""
     ends = [
         entry.spec.start if isinstance(entry.spec, schema.ConstantPruningModifier) else entry.spec.end_epoch
-        for entry in of_kind(recipe, *PRUNING)
+        for entry in of_kind(recipe, *schema.PRUNING)
     ]
     return max(ends, default=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -34,6 +35,8 @@ def override(places: Sequence[yaml.MappingNode], variables: Mapping[str, Any], s
     """
     known = {name for place in places for name in variables_in(place)}
     for name, value in variables.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RecipeError(f"{source}: --sparse-recipe-args sets {name!r} to {value}, which is no number.")
         if name not in known:
             raise RecipeError(
                 f"{source}: --sparse-recipe-args sets {name!r}, which this recipe does not have. "

@@ -75,6 +75,50 @@ def line_of(node: yaml.Node) -> int:
     return node.start_mark.line + 1 if node.start_mark else 0
 
 
+def written_out(node: yaml.Node) -> yaml.Node:
+    """Return a copy in which nothing stands in two places: a modifier with an alias may be in two stages, and is two.
+
+    Args:
+        node: of a recipe whose size was checked.
+    """
+    copy = type(node)(node.tag, node.value, node.start_mark, node.end_mark)
+    if isinstance(node, yaml.MappingNode):
+        copy.value = [(written_out(key), written_out(value)) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        copy.value = [written_out(item) for item in node.value]
+    return copy
+
+
+def check_keys(root: yaml.Node, source: str) -> None:
+    """Refuse keys that are no words and no numbers, and those that a mapping has twice: YAML would take the last.
+
+    Raises:
+        RecipeError: naming the first.
+    """
+    for mapping in (node for node in nodes_of(root) if isinstance(node, yaml.MappingNode)):
+        seen: dict[Any, int] = {}
+        for key, _ in mapping.value:
+            if key.tag == MERGE:
+                continue
+            if key.tag not in KEYS or (mapping is root and key.tag != KEYS[0]):
+                raise RecipeError(
+                    f"{source}, line {line_of(key)}: {found_key(key)} is no name. Put it in quotes if it is one."
+                )
+            name = plain(key, source)
+            if name in seen:
+                raise RecipeError(
+                    f"{source}, line {line_of(key)}: {key.value!r} stands there twice, first in line {seen[name]}. "
+                    "Keep one."
+                )
+            seen[name] = line_of(key)
+
+
+def found_key(key: yaml.Node) -> str:
+    return repr(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+
+
+MERGE = "tag:yaml.org,2002:merge"
+KEYS = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float"))
 VALUES = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 
 
@@ -91,6 +135,12 @@ def plain(node: yaml.Node, source: str) -> Any:
                 "strings, true, false, null, and lists or mappings of them; modifiers stand in lists whose name ends "
                 "in 'modifiers'."
             )
+        if isinstance(each, yaml.ScalarNode) and each.tag != MERGE:
+            try:
+                SafeConstructor().construct_document(each)
+            except (yaml.YAMLError, ValueError, LookupError) as error:  # `!!int ""`, `!!bool perhaps`
+                kind = each.tag.rpartition(":")[2]
+                raise RecipeError(f"{source}, line {line_of(each)}: {each.value!r} is no value of {kind}.") from error
     try:
         return SafeConstructor().construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError) as error:
