@@ -1,4 +1,4 @@
-# make demo: the main job, offline, in under four minutes      make test: the whole test suite
+# make demo: the main job, offline, in under two minutes      make test: the whole test suite
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.10 python3.9; do $$p -c 'import ensurepip, venv' 2>/dev/null && echo $$p && break; done)
 VENV := .venv

@@ -14,7 +14,7 @@ from yolov5_sparse_plugin.zoo.commands import run as zoo
 
 EPILOG = """\
 examples:
-  yolov5-sparse demo                      prune and quantize a small model, in under four minutes, offline
+  yolov5-sparse demo                      prune and quantize a small model, in under two minutes, offline
   yolov5-sparse bench a.onnx b.onnx       how fast these models are in the engines on this CPU
   yolov5-sparse zoo --help                keep models under an address, and start from them
   yolov5-sparse run train.py --help       the scripts of a git checkout of YOLOv5, with this plugin
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"yolov5-sparse-plugin {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    demo = commands.add_parser("demo", help="show the main job on a small generated data set (under four minutes)")
+    demo = commands.add_parser("demo", help="show the main job on a small generated data set (under two minutes)")
     demo.add_argument("--dir", type=Path, default=Path("demo"), help="where to work; default: ./demo")
     _add_bench(commands)
     add_zoo(commands)
