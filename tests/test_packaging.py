@@ -65,6 +65,8 @@ def test_the_wheel_carries_hooks_recipes_and_the_pth(wheel):
     assert "yolov5_sparse_plugin/legacy_files/data/hyps/hyp.finetune.yaml" in names
     for name in ("hooks/sparse_training.py", "recipes/pruned.yaml", "recipes/README.md", "startup.py"):
         assert f"yolov5_sparse_plugin/{name}" in names
+    modules = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("yolov5_sparse_plugin/**/*.py")}
+    assert modules <= set(names), "a folder is missing in setup.cfg"
     assert {n.split("/")[0] for n in names if "dist-info" not in n} == {
         "yolov5_sparse_plugin",
         "yolov5_sparse_plugin.pth",

@@ -13,9 +13,9 @@ from torch import nn
 
 from yolov5_sparse_plugin import manager, options, recipes_io
 from yolov5_sparse_plugin.engine import schema, timeline
-from yolov5_sparse_plugin.engine.field_values import FROM_PARAM
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
+from yolov5_sparse_plugin.engine.schema.values import FROM_PARAM
 from yolov5_sparse_plugin.engine.sparseml import Schedule
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml

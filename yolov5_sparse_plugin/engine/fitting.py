@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from yolov5_sparse_plugin.engine import schema
-from yolov5_sparse_plugin.engine.field_values import ALL, ALL_PRUNABLE, nm_sparsity
 from yolov5_sparse_plugin.engine.recipe import Entry, Recipe, matches
+from yolov5_sparse_plugin.engine.schema.values import ALL, ALL_PRUNABLE, nm_sparsity
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.hosts.class_tree import layer_class
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from yolov5_sparse_plugin.engine import schema
 from yolov5_sparse_plugin.engine.expressions import check_size
-from yolov5_sparse_plugin.engine.schema_faults import faults
+from yolov5_sparse_plugin.engine.schema.faults import faults
 from yolov5_sparse_plugin.engine.variables import compute_variables, fill_in, override
 from yolov5_sparse_plugin.engine.yaml_nodes import (
     check_keys,

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yolov5_sparse_plugin.engine import schema
-from yolov5_sparse_plugin.engine.field_values import FROM_PARAM
 from yolov5_sparse_plugin.engine.fitting import Fit
 from yolov5_sparse_plugin.engine.recipe import Entry, Recipe, matches
+from yolov5_sparse_plugin.engine.schema.values import FROM_PARAM
 from yolov5_sparse_plugin.errors import RecipeError
 
 RATES = (schema.SetLearningRateModifier, schema.LearningRateFunctionModifier, schema.LearningRateModifier)

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from yolov5_sparse_plugin.engine.schema import (
+from yolov5_sparse_plugin.engine.schema.base import Modifier
+from yolov5_sparse_plugin.engine.schema.quantization import (
     FuseArguments,
     LegacyQuantizationModifier,
-    Modifier,
     ObserverArguments,
     QuantizationArguments,
     QuantizationModifier,
