@@ -25,9 +25,9 @@ def sparse_batch_start(run, epoch):
 """
 HOOKS = [name for name in vars(hookspecs) if name.startswith("sparse_")]
 EXPORTING = [name for name in HOOKS if name.startswith("sparse_export")]
-# fails in the hook that the environment names
+# fails in the hooks that the environment names
 FAILING = "import os\nfrom yolov5_sparse_plugin import hookimpl\n" + "\n".join(
-    f"@hookimpl(tryfirst=True)\ndef {name}():\n    if os.environ['FAILS'] == '{name}': raise KeyError('as intended')\n"
+    f"@hookimpl(tryfirst=True)\ndef {name}():\n    if '{name}' in os.environ['FAILS']: raise KeyError('as intended')\n"
     for name in HOOKS
 )
 
@@ -46,7 +46,9 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path, shapes, recipe):
     assert checkpoints.read(last)["sparse"]["epoch"] == 1
     assert not list(run.weights.glob(".*"))
     env = {"AT": "3.25", "SIGNAL": str(int(signal.SIGTERM))}
-    resumed = call([command("yolov5"), "train", "--resume", last], tmp_path, 143, **env)
+    resumed = call(
+        [command("yolov5"), "train", "--resume", last, "--sparse-hooks", "signalling.py"], tmp_path, 143, **env
+    )
     assert "terminated in epoch 4 of 5 (pruned_quantized)" in resumed.output
     assert "holds 3 complete epochs." in resumed.output
     assert checkpoints.read(last)["sparse"]["epoch"] == 3
@@ -107,12 +109,14 @@ def test_a_failing_hook_is_named_and_leaves_the_host_as_it_was(tmp_path, shapes,
             except BaseException as error:
                 said[name] = f"{{type(error).__name__}} {{error}}"
             changed = [n for m, module in modules.items() for n in before[m] if vars(module)[n] is not before[m][n]]
-            changed += [a["name"] for h in t.main.__defaults__[0]._callbacks.values() for a in h]
+            callbacks = t.main.__yolov5_sparse_original__.__defaults__[0]._callbacks
+            changed += [a["name"] for h in callbacks.values() for a in h]
             changed += [] if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else ["SIGTERM"]
             said[name] += f" {{changed}}"
         for name in {HOOKS!r}:
             exporting = name in {EXPORTING!r}
             attempt(name, lambda: e.run(**export) if exporting else t.run(**train))
+        attempt("sparse_model_built and sparse_run_end", lambda: t.run(**train))
         print("SAID" + json.dumps(said))
     """
     env = {"FAILS": "", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
@@ -120,6 +124,8 @@ def test_a_failing_hook_is_named_and_leaves_the_host_as_it_was(tmp_path, shapes,
     said = json.loads(next(line for line in run.output.splitlines() if line.startswith("SAID"))[4:])
     for name in HOOKS:
         assert said[name] == f"PluginError KeyError in hook {name} of failing: 'as intended' []", name
+    assert "PluginError KeyError in hook sparse_model_built" in said["sparse_model_built and sparse_run_end"]
+    assert "WARNING" in run.output and "KeyError in hook sparse_run_end of failing: 'as intended'" in run.output
 
 
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):

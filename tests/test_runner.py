@@ -58,7 +58,7 @@ def report(words, cwd):
 
 # what makes a folder a checkout of YOLOv5, and a script one that is attached to
 MARKS = ("hubconf.py", "models/yolo.py", "utils/general.py")
-DOORS = "parse_opt = run = train = check_yaml = print\n"
+DOORS = "parse_opt = run = train = main = check_yaml = print\n"
 
 
 def make_checkout(folder, script):
@@ -116,14 +116,14 @@ def test_what_is_raised_below_the_guard_of_a_checkouts_script_keeps_its_line(tmp
     code = f"""from __future__ import annotations
 {DOORS}
 
-def main(x: nothing_of_this_name):
-    raise ValueError(main.__annotations__, train.__module__)
+def begin(x: nothing_of_this_name):
+    raise ValueError(begin.__annotations__, train.__module__)
 
 
 if __name__ == "__main__":
     def inner(y: nor_of_this) -> None: ...
     print(inner.__annotations__)
-    main(1)
+    begin(1)
 """
     make_checkout(tmp_path, code)
     expected = end([sys.executable, "train.py"], tmp_path)

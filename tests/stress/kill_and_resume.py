@@ -87,7 +87,7 @@ class Run:
         """Start or resume the run."""
         yolov5 = Path(sys.executable).with_name("yolov5")
         if (self.weights / "last.pt").exists():
-            words = ["--resume", self.weights / "last.pt"]
+            words = ["--resume", self.weights / "last.pt", "--sparse-hooks", "recording.py"]
         else:
             words = ["--data", self.data, "--weights", "", "--cfg", "yolov5n.yaml", "--img", 64, "--batch-size", 8]
             words += ["--device", "cpu", "--workers", 0, "--noplots", "--noautoanchor", "--project", "runs"]

@@ -122,19 +122,16 @@ class TrainingRun:
             raise error from caught
         finally:
             try:
-                self._close(made, error)
+                self._close(error)
             finally:
-                self.hook.sparse_run_end(run=self, error=error)
+                self._end(made, error)
 
-    def _close(self, made: Path | None, error: BaseException | None) -> None:
-        """Take the engine's hooks off the model; leave no empty folder behind a run that did not begin.
+    def _close(self, error: BaseException | None) -> None:
+        """Take the engine's hooks off the model.
 
         Args:
-            made: the first folder that the run has made, see `failures.first_missing`.
             error: what ended the run; what half-initialized modifiers make of being closed then is no news.
         """
-        if error is not None and not self.begun and not self.resumed and made is not None and ranks.leads(self.host):
-            failures.remove(self.save_dir, made)
         if self.model is None:
             return
         try:
@@ -142,6 +139,24 @@ class TrainingRun:
         except Exception:
             if error is None:
                 raise
+
+    def _end(self, made: Path | None, error: BaseException | None) -> None:
+        """Let the hooks end; leave no empty folder behind a run that did not begin.
+
+        Args:
+            made: the first folder that the run has made, see `failures.first_missing`.
+            error: what ended the run, and is said of it; what else fails then is a warning.
+        """
+        try:
+            self.hook.sparse_run_end(run=self, error=error)
+        except Exception as late:
+            if error is None:
+                raise
+            self.say(str(late), warn=True)
+        finally:
+            began = error is None or self.begun or self.resumed
+            if not began and made is not None and ranks.leads(self.host):
+                failures.remove(self.save_dir, made)
 
     def _wrappers(self) -> dict[str, Callable[[Any], Any]]:
         """Combine what all hooks want to replace; the hook registered last is outermost."""
