@@ -271,7 +271,7 @@ DAMAGES = {
 def test_a_checkpoint_with_a_damaged_part_is_refused(finished, tmp_path, kind):
     ckpt = damaged(checkpoints.read(finished.weights / "best.pt"), kind)
     torch.save(ckpt, tmp_path / "best.pt")
-    with pytest.raises(CheckpointError, match=f"or it is damaged .{DAMAGES[kind]}"):
+    with pytest.raises(CheckpointError, match=DAMAGES[kind]):
         checkpoints.read(tmp_path / "best.pt")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from yolov5_sparse_plugin import atomic
+from yolov5_sparse_plugin import atomic, yaml_text
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.hosts.current import host
 
@@ -32,7 +32,7 @@ def read(data: Path) -> dict[str, Any]:
         OptionError: there is no such file, or it is another kind of file.
     """
     try:
-        content = yaml.safe_load(data.read_text(errors="ignore"))
+        content = yaml_text.load(data.read_text(errors="ignore"))
     except (OSError, yaml.YAMLError) as error:
         raise OptionError(f"--data {data}: cannot be read ({error}).") from error
     if not isinstance(content, dict):

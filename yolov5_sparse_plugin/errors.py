@@ -10,9 +10,16 @@ from typing import NoReturn
 
 
 class SparsePluginError(Exception):
-    """Base class; `exit_status` is what a command returns for it."""
+    """Base class; `exit_status` is what a command returns for it.
+
+    What a message quotes may be a stranger's: a terminal shows its control characters, and does not obey them.
+    """
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 class OptionError(SparsePluginError):

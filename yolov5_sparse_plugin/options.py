@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from yolov5_sparse_plugin import yaml_text
 from yolov5_sparse_plugin.errors import OptionError, nearest
 from yolov5_sparse_plugin.option_table import BY_NAME, OPTIONS, Option
 from yolov5_sparse_plugin.option_values import REPORTS, TARGETS, ZOO_SOURCES, switch
@@ -169,7 +170,7 @@ def read_config(environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        content = yaml.safe_load(path.read_text()) or {}
+        content = yaml_text.load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: not valid YAML ({error}).") from error
     if not isinstance(content, dict):

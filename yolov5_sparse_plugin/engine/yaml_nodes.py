@@ -138,7 +138,7 @@ def plain(node: yaml.Node, source: str) -> Any:
         if isinstance(each, yaml.ScalarNode) and each.tag != MERGE:
             try:
                 SafeConstructor().construct_document(each)
-            except (yaml.YAMLError, ValueError, LookupError) as error:  # `!!int ""`, `!!bool perhaps`
+            except (yaml.YAMLError, ValueError, LookupError, OverflowError) as error:  # `!!int ""`, `!!bool perhaps`
                 kind = each.tag.rpartition(":")[2]
                 raise RecipeError(f"{source}, line {line_of(each)}: {each.value!r} is no value of {kind}.") from error
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import keyword
 import logging
 import re
 from collections.abc import Iterator
@@ -22,6 +23,15 @@ from yolov5_sparse_plugin.hosts.class_tree import HOW, layer_class
 from yolov5_sparse_plugin.hosts.current import host
 
 CLASSES = (1, 100_000)  # how many a model may know
+LAYERS = 32  # of detections, and anchors in one
+LARGEST = 10_000  # number among a layer's arguments
+# what each number of a description is, and from where to where it goes
+NUMBERS = {
+    "nc": ((int,), *CLASSES),
+    "ch": ((int,), 1, 64),
+    "depth_multiple": ((int, float), 1e-3, 10),
+    "width_multiple": ((int, float), 1e-3, 10),
+}
 
 
 def checked_description(description: Any, source: Any, trust: bool = False) -> dict[str, Any]:
@@ -42,17 +52,19 @@ def checked_description(description: Any, source: Any, trust: bool = False) -> d
 
     if not isinstance(description, dict) or not {"nc", "backbone", "head", "anchors"} <= set(description):
         raise refuse("is missing or incomplete")
-    description = deepcopy(description)
+    description = dict(description)
     if "act" in description:
         description["activation"] = f"nn.{str(description.pop('act')).split('.')[-1].rstrip('()')}()"
     if trust:
         return description
     if description.get("activation") is not None and not is_activation(description["activation"]):
         raise refuse(f"has {description['activation']!r} for an activation")
-    for key, least, most in (("nc", *CLASSES), ("depth_multiple", 1e-3, 10), ("width_multiple", 1e-3, 10)):
+    for key, (kinds, least, most) in NUMBERS.items():
         value = description.get(key, 1)
-        if type(value) not in (int, float) or not least <= value <= most:
+        if type(value) not in kinds or not least <= value <= most:
             raise refuse(f"has {value!r} for {key}")
+    if not are_anchors(description["anchors"]):
+        raise refuse("has no numbers for anchors")
     for key in ("backbone", "head"):
         if not isinstance(description[key], (list, tuple)):
             raise refuse(f"has {description[key]!r} for a {key}")
@@ -60,7 +72,20 @@ def checked_description(description: Any, source: Any, trust: bool = False) -> d
             fault = fault_of(row)
             if fault:
                 raise refuse(fault)
+        # each row a list of its own: YOLOv5 evaluates arguments in place, and shared ones twice
+        description[key] = [[origin, repeats, name, list(given)] for origin, repeats, name, given in description[key]]
     return description
+
+
+def are_anchors(value: Any) -> bool:
+    """Return whether this says how many anchors a layer has, or lists their widths and heights, layer by layer."""
+    if type(value) is int:
+        return 1 <= value <= LAYERS
+    layers = value if isinstance(value, (list, tuple)) and 0 < len(value) <= LAYERS else [None]
+    return all(
+        isinstance(layer, (list, tuple)) and 0 < len(layer) <= 2 * LAYERS and set(map(type, layer)) <= {int, float}
+        for layer in layers
+    )
 
 
 def checked_classes(number: Any, source: Any) -> int | None:
@@ -97,9 +122,10 @@ def is_argument(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(is_argument(inner) for inner in value)
     if not isinstance(value, str):
-        return value is None or type(value) in (bool, int, float)
-    known = {*vars(host().module("models.yolo")), *vars(builtins)} - {"nc", "anchors", "True", "False", "None"}
-    return (value.isidentifier() and value not in known) or is_literal(value)
+        return value is None or (type(value) in (bool, int, float) and abs(value) <= LARGEST)
+    known = {*vars(host().module("models.yolo")), *vars(builtins), *keyword.kwlist} - {"nc", "anchors"}
+    # letters of other scripts may be, for Python, others of these
+    return (value.isascii() and value.isidentifier() and value not in known) or is_literal(value)
 
 
 def is_activation(text: Any) -> bool:
@@ -113,11 +139,12 @@ def is_activation(text: Any) -> bool:
 
 
 def is_literal(text: str) -> bool:
+    """Return whether `text` is a number, true, false or None, or lists of these; strings of strings are none."""
     try:
-        ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
-    return True
+    return not isinstance(value, str) and is_argument(value)
 
 
 def build(description: dict[str, Any], classes: int | None = None) -> nn.Module:

@@ -5,16 +5,18 @@ A zip file can say one thing to Python and another to torch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickletools
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 
-from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.errors import CheckpointError, SparsePluginError
 
+INFLATED = 4  # times a file's size; torch stores its records as they are
 ZIP = b"PK\x03\x04"  # torch since 1.6; before, a pickle
 
 
@@ -23,6 +25,23 @@ def damaged(file: Any, why: Any) -> CheckpointError:
         f"{file}: not a checkpoint that torch can read, or it is damaged ({why}). Use another one of the run (best.pt, "
         "last.pt, best_*.pt), or copy or download it again."
     )
+
+
+@contextlib.contextmanager
+def reading(file: Any) -> Iterator[None]:
+    """Say of whatever goes wrong while `file` is read, or a model made of it, that the file is damaged.
+
+    Raises:
+        CheckpointError: what is wrong with it.
+    """
+    try:
+        yield
+    except SparsePluginError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: there is no such file. Check the path.") from error
+    except Exception as error:  # what is in a file can make anything fail
+        raise damaged(file, str(error) or type(error).__name__) from error
 
 
 def is_path(file: Any) -> bool:
@@ -60,10 +79,13 @@ def check_sums(file: Any) -> None:
         CheckpointError: a disk or a copy changed some of it.
     """
     if is_path(file) and is_zip(file):
-        with zipfile.ZipFile(file) as archive:
+        with reading(file), zipfile.ZipFile(file) as archive:
+            whole = sum(record.file_size for record in archive.infolist())
+            if whole > INFLATED * os.path.getsize(file):
+                raise damaged(file, f"it claims to hold {whole / 1e6:.0f} MB")
             changed = archive.testzip()
-        if changed is not None:
-            raise damaged(file, f"the checksum of {changed} is wrong")
+            if changed is not None:
+                raise damaged(file, f"the checksum of {changed} is wrong")
 
 
 def check_kind(file: Any) -> None:
@@ -85,6 +107,15 @@ def check_kind(file: Any) -> None:
 
 def records(file: Any) -> Any:
     return torch._C.PyTorchFileReader(os.fspath(file))
+
+
+def stored(file: Any) -> Callable[[str], int]:
+    """Return a function: key of a storage -> how many bytes `file` has of it, as torch's reader finds them."""
+    if not is_zip(file):
+        size = os.path.getsize(file)
+        return lambda key: size
+    reader = records(file)
+    return lambda key: len(reader.get_record(f"data/{key}"))
 
 
 def pickle_of(file: Any) -> bytes | None:

@@ -63,8 +63,15 @@ def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
     """
     if not is_own(file):
         return legacy.read(file, map_location)
-    ckpt = legacy.of_today(unpickling.load(file, map_location), file)
-    found = ckpt.get("sparse", {}).get("format")
+    ckpt = unpickling.load(file, map_location)
+    with archive.reading(file):
+        return checked(legacy.of_today(ckpt, file), file)
+
+
+def checked(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
+    """Return a checkpoint of this plugin's own that is of today's format, and whole."""
+    part = ckpt.get("sparse")
+    found = part.get("format") if isinstance(part, dict) else None
     if found != FORMAT:
         raise CheckpointError(
             f"{file}: written in format {found!r}, this plugin reads {FORMAT!r}. "

@@ -51,6 +51,15 @@ class Leftover:
     __slots__ = ()
 
 
+class Method:
+    """The method of a layer that stands for its `forward`; fused convolutions have one."""
+
+    __slots__ = ("owner", "name")
+
+    def __init__(self, owner: Part, name: str):
+        self.owner, self.name = owner, name
+
+
 class Ordered(dict):
     """An OrderedDict; a pickle cannot give it attributes."""
 
@@ -93,10 +102,12 @@ def tensor(*arguments: Any) -> torch.Tensor:
     if offset < 0 or len(size) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
         raise Refusal("has a tensor without a shape")
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1
-    if math.prod(size) and reach > storage._size():
+    if math.prod(size) and (reach > storage._size() or math.prod(size) > max(storage._size(), EXPANDED)):
         raise Refusal("has a tensor that is larger than what is stored of it")
     grad = arguments[4] if len(arguments) > 4 else False
     of_kinds((grad,), bool)
+    if any(arguments[6:]):
+        raise Refusal("has a tensor that is conjugated or negated when it is used")
     return torch._utils._rebuild_tensor_v2(storage, offset, tuple(size), stride, grad, {})
 
 
@@ -106,9 +117,29 @@ def parameter(*arguments: Any) -> nn.Parameter:
     return nn.Parameter(*arguments[:2])
 
 
-def ordered(*pairs: Any) -> Ordered:
-    of_kinds(pairs, *([list] * len(pairs[:1])))
-    return Ordered(tuple(pair) for found in pairs for pair in found)
+def ordered(*arguments: Any) -> Ordered:
+    of_kinds(arguments, *([list] * len(arguments[:1])))
+    found = Ordered()
+    for pair in arguments[0] if arguments else ():
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise Refusal(f"makes an OrderedDict of an object of {type(pair).__name__}")
+        put(found, [*pair])
+    return found
+
+
+def put(filled: dict[Any, Any], items: list[Any]) -> None:
+    """Put keys and values, in turn, into a dict."""
+    for key in items[::2]:
+        check_key(key)
+    filled.update(zip(items[::2], items[1::2]))
+
+
+def check_key(key: Any) -> None:
+    """Refuse what is no number and no text, nor a tuple of them: to hash nested ones may take for ever."""
+    parts = key if type(key) is tuple else (key,)
+    wrong = next((part for part in parts if type(part) not in KEYS and not isinstance(part, np.generic)), None)
+    if wrong is not None:
+        raise Refusal(f"has an object of {type(wrong).__name__} for a key")
 
 
 def numpy_dtype(*arguments: Any) -> Kind:
@@ -137,12 +168,21 @@ def encoded(*arguments: Any) -> bytes:
     return arguments[0].encode("latin1")
 
 
-def attribute(*arguments: Any) -> Leftover:
+def empty_bytes(*arguments: Any) -> bytes:
+    """Do what pickles of protocol 2 need of `bytes`."""
+    of_kinds(arguments)
+    return b""
+
+
+def attribute(*arguments: Any) -> Leftover | Method:
     """Do what a leftover's hooks need of `getattr`, which on anything else opens every door.
 
-    A segmentation model keeps `Detect.forward` as an attribute; it gets its own host's again where it is modernized.
+    A segmentation model keeps `Detect.forward` as an attribute; it gets its own host's again where it is modernized. A
+    fused convolution keeps its `forward_fuse` as its `forward`.
     """
     owner, name = arguments
+    if type(owner) is Part and name == "forward_fuse":
+        return Method(owner, name)
     of_layer = type(owner) is Name and owner.cls is not None and name == "forward"
     if type(owner) is not Leftover and not of_layer:
         raise Refusal(f"takes {name!r} from an object of {type(owner).__name__}")
@@ -154,17 +194,23 @@ def values(cls: type, *kinds: type) -> Callable[..., Any]:
 
     def make(*arguments: Any) -> Any:
         of_kinds(arguments, *([kinds] * len(arguments)))
+        for argument in arguments if cls in (set, frozenset) else ():
+            for item in argument:
+                check_key(item)
         return cls(*arguments)
 
     return make
 
 
+KEYS = (type(None), bool, int, float, str, bytes)
+EXPANDED = 2**22  # elements of a tensor that stands for more than is stored of it: grids of old models do
 PATHS = ("PosixPath", "WindowsPath", "Path", "PurePosixPath", "PureWindowsPath", "PurePath")
 BUILTINS = {
     "set": values(set, list, set, tuple),
     "frozenset": values(frozenset, list, set, tuple),
     "float": values(float, str, float, int),
     "int": values(int, str, float, int),
+    "bytes": empty_bytes,
     "getattr": attribute,
 }
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -188,16 +234,20 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 # ----------------------------------------------------------------------------------------------------- the interpreter
 
 
-def machine(find: Callable[[str, str], Any]) -> types.ModuleType:
+def machine(find: Callable[[str, str], Any], stored: Callable[[str], int | None] | None = None) -> types.ModuleType:
     """Return what `torch.load` takes for the module `pickle`.
 
     Args:
         find: module and name -> `Name`, a `Leftover`, or anything that is fit to be a value. Raises what refuses.
+        stored: key of a storage -> how many bytes there are of it, None where that is not known.
     """
 
     class Unpickler(Interpreter):
         def find_class(self, module: str, name: str) -> Any:
             return find(module, name)
+
+        def stored(self, key: str) -> int | None:
+            return stored(key) if stored else None
 
     shim = types.ModuleType("inert_pickle")
     shim.Unpickler = Unpickler
@@ -253,6 +303,18 @@ class Interpreter(pickle._Unpickler):
         elif type(built) not in (Leftover, Ordered):
             raise Refusal(f"changes an object of {type(built).__name__}")
 
+    def load_binpersid(self) -> None:
+        """Bring a storage, unless more is claimed than there is: not every torch looks, and reads what lies behind."""
+        wanted = self.stack.pop()
+        of_kinds((wanted,), tuple)
+        if wanted[:1] == ("storage",):  # before torch 1.6 there were classes, too
+            kind, key, _, count = (*wanted[1:], None, None, None, None)[:4]
+            of_kinds((key, count), str, int)
+            there = self.stored(key)
+            if there is not None and not 0 <= count * torch._utils._element_size(kind.dtype) <= there:
+                raise pickle.UnpicklingError(f"it claims {count} numbers where {there} bytes are stored")
+        self.append(self.persistent_load(wanted))
+
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self.fill(self.stack[-1], [key, value])
@@ -263,7 +325,7 @@ class Interpreter(pickle._Unpickler):
 
     def fill(self, filled: Any, items: list[Any]) -> None:
         if type(filled) in (dict, Ordered):
-            filled.update(zip(items[::2], items[1::2]))
+            put(filled, items)
         elif type(filled) is not Leftover:
             raise Refusal(f"puts something into an object of {type(filled).__name__}")
 
@@ -285,18 +347,24 @@ class Interpreter(pickle._Unpickler):
         items = self.pop_mark()
         if type(self.stack[-1]) is not set:
             raise Refusal(f"puts something into an object of {type(self.stack[-1]).__name__}")
+        for item in items:
+            check_key(item)
         self.stack[-1].update(items)
 
     def load_unknown(self) -> None:
         raise Refusal("has an instruction that no checkpoint needs")
 
 
-UNKNOWN = (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
+UNKNOWN = (
+    *(pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID),
+    *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
 Interpreter.dispatch |= {
     pickle.REDUCE[0]: Interpreter.load_reduce,
     pickle.NEWOBJ[0]: Interpreter.load_newobj,
     pickle.NEWOBJ_EX[0]: Interpreter.load_newobj_ex,
     pickle.BUILD[0]: Interpreter.load_build,
+    pickle.BINPERSID[0]: Interpreter.load_binpersid,
     pickle.SETITEM[0]: Interpreter.load_setitem,
     pickle.SETITEMS[0]: Interpreter.load_setitems,
     pickle.APPEND[0]: Interpreter.load_append,

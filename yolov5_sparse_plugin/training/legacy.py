@@ -56,14 +56,18 @@ def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         CheckpointError: damaged, refused, or weights do not fit the model that it describes.
     """
-    return in_our_format(unpickling.load(file, map_location), file)
+    ckpt = unpickling.load(file, map_location)
+    with archive.reading(file):
+        return in_our_format(ckpt, file)
 
 
 def readable(_: Callable[..., Any]) -> Callable[..., Any]:
     """Return a `torch.load` for the host's namespace that reads any YOLOv5's checkpoint, and runs no code of it."""
 
     def load(file: Any, map_location: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
-        return of_today(unpickling.load(file, map_location), file)
+        ckpt = unpickling.load(file, map_location)
+        with archive.reading(file):
+            return of_today(ckpt, file)
 
     return load
 
@@ -96,7 +100,8 @@ def of_today(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
 
 
 def no_model(found: Any, file: Any) -> CheckpointError:
-    return CheckpointError(f"{file}: not a YOLOv5 checkpoint: its model is a {type(found).__name__}.")
+    what = "missing" if found is None else f"a {type(found).__name__}"
+    return CheckpointError(f"{file}: not a YOLOv5 checkpoint: its model is {what}.")
 
 
 def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
@@ -175,6 +180,8 @@ def modernized(model: nn.Module, file: Any) -> nn.Module:
         if type(module).__name__ == "Segment":
             module.detect = class_tree.own_class("models.yolo", "Detect").forward
         if type(module).__name__ in ("Detect", "Segment"):
+            if type(module.nl) is not int or module.nl != len(module.m):
+                raise archive.damaged(file, f"it has {module.nl!r} layers of detections")
             if not isinstance(module.anchor_grid, list):
                 del module.anchor_grid
                 module.anchor_grid = [torch.zeros(1)] * module.nl

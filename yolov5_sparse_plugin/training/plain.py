@@ -17,6 +17,7 @@ from yolov5_sparse_plugin.hosts import class_tree
 
 # keys of a checkpoint, and attributes of its models and of their last layers
 DESCRIPTIONS = ("names", "nc", "stride", "anchors", "hyp", "yaml")
+PARTS = 1_000_000  # of all of it, with what stands in several places written out
 SCALARS = (str, int, float, bool, type(None))
 
 
@@ -26,40 +27,49 @@ def check(ckpt: dict[str, Any], file: Any) -> None:
     Raises:
         CheckpointError: something in it is neither a number nor a string.
     """
+    plain = Plain(file)
     try:
-        _check(ckpt, file)
+        _check(ckpt, plain)
     except RecursionError:
-        raise CheckpointError(f"{file}: what it says of its model has no end. {class_tree.HOW}") from None
+        raise plain.endless() from None
 
 
-def _check(ckpt: dict[str, Any], file: Any) -> None:
+def _check(ckpt: dict[str, Any], plain: Plain) -> None:
     for name in DESCRIPTIONS:
         if name in ckpt:
-            ckpt[name] = plain(ckpt[name], name, file)
+            ckpt[name] = plain(ckpt[name], name)
     models = [ckpt[key] for key in ("model", "ema") if isinstance(ckpt.get(key), nn.Module)]
     for module in (module for model in models for module in model.modules()):
         for name in DESCRIPTIONS:
             if hasattr(module, name):  # an attribute, or a part that goes by the name
-                value = plain(getattr(module, name), name, file)
+                value = plain(getattr(module, name), name)
                 if name in vars(module):
                     setattr(module, name, value)
 
 
-def plain(value: Any, name: str, file: Any) -> Any:
-    """Return `value` with nothing in it but plain numbers and strings; tensors of numbers stay what they are.
+class Plain:
+    """Make copies of what the checkpoint `file` says of its models, with nothing in them but numbers and strings."""
 
-    Args:
-        name: what it is in the checkpoint, for the message.
-    """
-    if type(value) in SCALARS or type(value) in (torch.Tensor, nn.Parameter):
-        return value
-    if isinstance(value, (np.number, np.bool_, np.str_)):
-        return value.item()
-    if type(value) in (list, tuple):
-        return type(value)(plain(inner, name, file) for inner in value)
-    if isinstance(value, dict):
-        return {plain(key, name, file): plain(inner, name, file) for key, inner in value.items()}
-    raise CheckpointError(
-        f"{file}: {name} in the checkpoint holds a {type(value).__name__}, where only numbers and strings belong. "
-        f"{class_tree.HOW}"
-    )
+    def __init__(self, file: Any):
+        self.file, self.left = file, PARTS
+
+    def endless(self) -> CheckpointError:
+        return CheckpointError(f"{self.file}: what it says of its model has no end. {class_tree.HOW}")
+
+    def __call__(self, value: Any, name: str) -> Any:
+        """Return `value`, plain; tensors of numbers stay what they are. `name`: what it is in the checkpoint."""
+        self.left -= 1
+        if self.left < 0:
+            raise self.endless()
+        if type(value) in SCALARS or type(value) in (torch.Tensor, nn.Parameter):
+            return value
+        if isinstance(value, (np.number, np.bool_, np.str_)):
+            return value.item()
+        if type(value) in (list, tuple):
+            return type(value)(self(inner, name) for inner in value)
+        if isinstance(value, dict):
+            return {self(key, name): self(inner, name) for key, inner in value.items()}
+        raise CheckpointError(
+            f"{self.file}: {name} in the checkpoint holds a {type(value).__name__}, where only numbers and strings "
+            f"belong. {class_tree.HOW}"
+        )

@@ -8,6 +8,7 @@ plain collections. Everything else is refused by name, unless the user trusts th
 from __future__ import annotations
 
 import io
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ from typing import Any
 import torch
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import CheckpointError, SparsePluginError
+from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.hosts.class_tree import HOW, library_class, own_class
 from yolov5_sparse_plugin.training import inert, trusted
-from yolov5_sparse_plugin.training.archive import check_kind, check_sums, check_whole, damaged, is_path, is_zip
+from yolov5_sparse_plugin.training.archive import (
+    check_kind,
+    check_sums,
+    check_whole,
+    is_path,
+    is_zip,
+    reading,
+    stored,
+)
 from yolov5_sparse_plugin.training.assembly import Assembly
 
 # what SparseML hung into models while it trained them: masks' hooks, teachers, losses; and the fork's quantizable `+`
@@ -44,27 +53,27 @@ def load(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
     archive = is_path(file) and is_zip(file)
     if archive and not trust:
         check_kind(file)
-    shim = trusted.machine(own_class, is_leftover) if trust else inert.machine(lambda *name: look_up(file, *name))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes whose source has changed since
-            # torch tries a tar archive first where it is given a file, and unpacks it
-            source = io.BytesIO(Path(file).read_bytes()) if is_path(file) and not archive else file
-            ckpt = torch.load(source, map_location=map_location, pickle_module=shim, weights_only=False)
-        ckpt = ckpt if trust else Assembly()(ckpt)
-    except SparsePluginError:
-        raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file}: there is no such file. Check the path.") from error
-    except inert.Refusal as error:
-        raise CheckpointError(
-            f"{file}: the checkpoint {error}. It was not done, and nothing was loaded. {HOW}"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise damaged(file, error) from error
+    shim = trusted.machine(own_class, is_leftover) if trust else inert_machine(file)
+    with reading(file):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of classes whose source has changed since
+                # torch tries a tar archive first where it is given a file, and unpacks it
+                source = io.BytesIO(Path(file).read_bytes()) if is_path(file) and not archive else file
+                ckpt = torch.load(source, map_location=map_location, pickle_module=shim, weights_only=False)
+            ckpt = ckpt if trust else Assembly().checkpoint(ckpt)
+        except inert.Refusal as error:
+            raise CheckpointError(
+                f"{file}: the checkpoint {error}. It was not done, and nothing was loaded. {HOW}"
+            ) from error
     if not isinstance(ckpt, dict):
         raise CheckpointError(f"{file}: not a YOLOv5 checkpoint: it holds a {type(ckpt).__name__}, not a dict.")
     return trusted.without_absent(ckpt) if trust else dict(ckpt)
+
+
+def inert_machine(file: Any) -> types.ModuleType:
+    """Return the interpreter for `file`; see `inert.machine`."""
+    return inert.machine(lambda *name: look_up(file, *name), stored(file) if is_path(file) else None)
 
 
 def trusts() -> bool:
@@ -103,7 +112,7 @@ def is_leftover(module: str, name: str) -> bool:
 def refused(file: Any, module: str, name: str) -> CheckpointError:
     module = {"posix": "os", "nt": "os", "__builtin__": "builtins"}.get(module, module)
     return CheckpointError(
-        f"{file}: the checkpoint wants to call {module}.{name}, which is no part of a YOLOv5 model and could run "
-        "anything on this machine. It was not called, and nothing was loaded. If you made this file, or know who did, "
-        f"use --sparse-trust-pickle (or {options.ENV_PREFIX}TRUST_PICKLE=1); else delete it."
+        f"{file}: the checkpoint wants to call {module}.{name}, which YOLOv5's checkpoints do not need, and "
+        "which may run anything on this machine. It was not called, and nothing was loaded. If you made this file, or "
+        f"know who did, use --sparse-trust-pickle (or {options.ENV_PREFIX}TRUST_PICKLE=1); else delete it."
     )

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from yolov5_sparse_plugin import yaml_text
 from yolov5_sparse_plugin.zoo import files
 from yolov5_sparse_plugin.zoo.stub import PARTS, Stub, is_word
 
@@ -91,7 +92,7 @@ def about(card: Path) -> dict[str, Any]:
     """Return what a model card's front matter says of `phase`, `sparsity`, `map50` and `from`."""
     try:
         found = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.S)
-        said = yaml.safe_load(found.group(1)) if found else None
+        said = yaml_text.load(found.group(1)) if found else None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         said = None
     return _plain(said)
@@ -100,7 +101,8 @@ def about(card: Path) -> dict[str, Any]:
 def _plain(said: Any) -> dict[str, Any]:
     """Keep of a card what is shown of it: numbers, and text without a terminal's control characters."""
     said = said if isinstance(said, dict) else {}
-    kept: dict[str, Any] = {k: said[k] for k in ("sparsity", "map50") if isinstance(said.get(k), (int, float))}
+    shares = {k: said.get(k) for k in ("sparsity", "map50")}
+    kept: dict[str, Any] = {k: share for k, share in shares.items() if type(share) in (int, float) and 0 <= share <= 1}
     texts = {k: said[k][:200] for k in ("phase", "from") if isinstance(said.get(k), str)}
     return {**kept, **{k: "".join(filter(str.isprintable, text)) for k, text in texts.items()}}
 

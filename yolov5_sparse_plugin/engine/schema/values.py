@@ -116,7 +116,7 @@ def names(value: Any) -> list[str]:
         if word.startswith("re:"):
             try:
                 re.compile(word[3:])
-            except re.error as error:
+            except (re.error, RecursionError) as error:
                 raise ValueError(f"{word!r} is not a regular expression: {error}") from error
     return list(value)
 
