@@ -6,13 +6,14 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import export
+from conftest import call, export
 
 from yolov5_sparse_plugin.bench.measure import ENGINES
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError
@@ -21,6 +22,7 @@ from yolov5_sparse_plugin.export.accuracy import Scores
 from yolov5_sparse_plugin.export.comparison import Figures
 from yolov5_sparse_plugin.export.detections import Detections
 from yolov5_sparse_plugin.export.layers import macs, weights_of
+from yolov5_sparse_plugin.export.verify import Apart, Findings
 from yolov5_sparse_plugin.training import checkpoints
 
 FAST = {"sparse_report": "fast"}
@@ -71,11 +73,44 @@ def test_the_page_begins_and_the_command_ends_with_one_sentence(exported):
     content = report(folder / "best.onnx")
     form = r"best\.onnx: \S.* as best_dense\.pt in ONNX Runtime, .* the size, mAP50 \d\.\d{3} against \d\.\d{3}"
     assert re.fullmatch(form, content["summary"]), content["summary"]
-    said = [line for line in run.output.splitlines() if "sparse: " in line]
-    assert said[-1].endswith(content["summary"])
+    assert run.output.splitlines()[-1].endswith(f"sparse: \x1b[0m{content['summary']}")
     heading = re.search(r"<h1>(.*)</h1>", (folder / "best.report.html").read_text())
     assert heading[1] == content["summary"]
     assert re.search(r"measuring the mAP of 2 models on 16 images: about \d+ s", run.output)
+
+
+@pytest.mark.parametrize(
+    "both, score, words",
+    [
+        (19, 0.01, ". These are few to judge by"),
+        (96, 0.01, "; normal for 8 bits"),
+        (90, 0.01, ". More apart than 8 bits usually are (95%, 2 px, 0.02): compare mAP before you deploy it"),
+        (96, 0.03, ". More apart than 8 bits usually are (95%, 2 px, 0.02): compare mAP before you deploy it"),
+    ],
+)
+def test_detections_of_graph_and_torch_are_judged(both, score, words):
+    total, apart = (19 if both == 19 else 100), Apart(score, score)
+    found = Findings(8, "images", True, total, total, both, apart, apart, apart, apart, 0.6)
+    assert found.in_words().endswith(f"{total - both} by the graph alone{words}")
+
+
+def test_an_interrupted_export_says_what_there_is(finished, tmp_path):
+    """While it is being made, and once it is made and is being measured."""
+    shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
+    for name, said in (("verify", "no file was written"), ("report", "best.onnx is complete, without its report")):
+        code = f"""
+import os, signal
+from yolov5_sparse_plugin.export import report, verify
+def interrupt(*_): os.kill(os.getpid(), signal.SIGINT)
+{"verify.verify" if name == "verify" else "report.write"} = interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from yolov5.cli import app
+app()
+"""
+        words = ["export", "--weights", "best.pt", "--include", "onnx", "--imgsz", "64", "--sparse-report", "fast"]
+        run = call([sys.executable, "-c", code, *words], tmp_path, status=130)
+        assert f"interrupted; {said}" in run.output and "Traceback" not in run.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.pt"]
 
 
 def test_multiplications_are_those_of_torchs_convolutions(exported):
@@ -242,5 +277,8 @@ def test_what_cannot_be_it_is_refused_before_anything_is_written(finished, graph
 
 
 def test_none_writes_the_model_alone(finished, tmp_path):
+    """What was said of an earlier model goes with it."""
+    for kind in ("export.json", "report.html", "sparsity.png", "detections.png"):
+        (tmp_path / f"best.{kind}").write_text("of an earlier one")
     export(finished.weights / "best.pt", tmp_path, sparse_report="none")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.onnx", "best.pt"]

@@ -183,6 +183,18 @@ def test_the_command_shows_phases_layers_and_memory(finished, recipe, tmp_path):
     assert Image.open(tmp_path / "plan.png").size == (1500, 900)
 
 
+def test_what_is_not_as_it_seems_is_said():
+    from yolov5_sparse_plugin import recipe_check
+
+    text = written(
+        ("MagnitudePruningModifier", {"params": ["re:model.0.conv.weight"], "init_sparsity": 0.1, "final_sparsity": 0.6,
+                                      "start_epoch": 0.0, "end_epoch": 9.0, "update_frequency": 1.0}),
+    )  # fmt: skip
+    lines = recipe_check.remarks(recipe_check.check(text.text, None, None, None), 16, 640)
+    assert lines[0].startswith("1 of 60 weights are pruned, so that the model ends with 0.1% zeros, not 60.0%")
+    assert lines[1].endswith("EpochRangeModifier ends at 6, before other modifiers; the run goes on to 9")
+
+
 def test_what_a_run_would_refuse_is_refused(finished, recipe, tmp_path, monkeypatch):
     from yolov5_sparse_plugin import recipe_check
 
@@ -191,7 +203,8 @@ def test_what_a_run_would_refuse_is_refused(finished, recipe, tmp_path, monkeypa
         ((recipe, None, finished.weights / "best.pt", None, None), "is quantized already"),
         ((recipe, None, None, 3, None), "quantization starts at epoch 3 but --epochs is 3"),
         ((recipe, None, "no.pt", None, None), "recipes check --weights no.pt: there is no such file"),
-        ((recipe, None, None, None, Path("plan.doc")), "--plot plan.doc: name a file in a folder that exists, .png"),
+        ((recipe, None, str(tmp_path), None, None), "this is a folder. Name the checkpoint in it, a .pt file"),
+        ((recipe, None, None, None, Path("plan.doc")), "--plot plan.doc: name a file in a folder that exists and that you may write to"),
     ):
         address, variables, weights, epochs, picture = given
         with pytest.raises(SparsePluginError, match=message):

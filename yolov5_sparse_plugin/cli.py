@@ -18,7 +18,7 @@ examples:
   yolov5-sparse bench a.onnx b.onnx       how fast these models are in the engines on this CPU
   yolov5-sparse zoo --help                keep models under an address, and start from them
   yolov5-sparse run train.py --help       the scripts of a git checkout of YOLOv5, with this plugin
-  yolov5-sparse recipes                   the shipped recipes and their variables
+  yolov5-sparse recipes                   the shipped recipes, and what each is for
   yolov5-sparse recipes check FILE        what a recipe will do, epoch by epoch, without training
   yolov5-sparse status                    what is attached to which YOLOv5, and why
 
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.format_help = lambda: runner.USAGE
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENT ...]")
     commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
-    recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one")
+    recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one, with its variables")
     recipes.add_argument("name", nargs="?", help="print this recipe, to start your own from it")
     _add_recipe_check(commands)
     return parser
@@ -95,7 +95,10 @@ def _add_recipe_check(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--weights", metavar="FILE", help="the checkpoint to train from; default: an untrained YOLOv5n")
     check.add_argument("--epochs", type=int, metavar="N", help="length of the run; default: the recipe's")
     check.add_argument(
-        "--recipe-args", metavar="ARGS", help="set the recipe's variables: 'num_epochs=12,final_sparsity=0.7'"
+        "--recipe-args",
+        "--sparse-recipe-args",
+        metavar="ARGS",
+        help="set the recipe's variables: 'num_epochs=12,final_sparsity=0.7'",
     )
     check.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw sparsity and learning rate into this file (.png, .svg)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ from yolov5_sparse_plugin import manager, options, recipes_io
 from yolov5_sparse_plugin.engine import schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
-from yolov5_sparse_plugin.engine.schema.values import FROM_PARAM
+from yolov5_sparse_plugin.engine.schema.values import ALL_PRUNABLE, FROM_PARAM
 from yolov5_sparse_plugin.engine.sparseml import Schedule
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.hosts.current import host
-from yolov5_sparse_plugin.training import checkpoints, legacy, memory, phases
+from yolov5_sparse_plugin.training import archive, checkpoints, legacy, memory, phases
 from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
 GROUPS = {0: "biases", 1: "weights", 2: "batch norm"}  # of YOLOv5's optimizer
+SHORT = 0.02  # of a sparsity that a recipe names: not worth a word
 ROWS = 14  # about as many as one looks at
 
 
@@ -120,6 +122,7 @@ def built() -> tuple[nn.Module, str, bool]:
 def loaded(weights: str) -> tuple[nn.Module, str, bool]:
     """Return the float model of a checkpoint, what it is, and whether it is quantized."""
     file = Path(weights)
+    archive.check_whole(file)
     if not file.is_file():
         raise CheckpointError(f"recipes check --weights {weights}: there is no such file.")
     ckpt = checkpoints.read(file) if checkpoints.is_sparse(file) else legacy.readable(None)(file)
@@ -227,9 +230,28 @@ def print_tables(found: Check, batch: int, img: int) -> None:
         console.print(line, markup=False, highlight=False)
 
 
+def gradual(found: Check) -> list[Fit]:
+    return [each for each in found.fits if isinstance(each.entry.spec, schema.GradualPruning)]
+
+
 def remarks(found: Check, batch: int, img: int) -> list[str]:
     """Return what a user should know beside the tables, as sentences."""
     lines = [remark for each in found.fits for remark in each.remarks]
+    wanted = max((max(each.entry.spec.final_sparsities) for each in gradual(found)), default=0.0)
+    named = {name for each in gradual(found) for name in each.parameters if name in found.sizes}
+    reached = found.sparsity(found.epochs)
+    if len(named) < len(found.sizes) and reached < wanted - SHORT:
+        lines.append(
+            f"{len(named)} of {len(found.sizes)} weights are pruned, so that the model ends with {reached:.1%} zeros, "
+            f"not {wanted:.1%}; all of them are {ALL_PRUNABLE}"
+        )
+    ranges = timeline.of_kind(found.recipe, schema.EpochRangeModifier)
+    lines += [
+        f"{entry.where(found.recipe.source)} ends at {entry.spec.end_epoch:g}, before other modifiers; the run goes on "
+        f"to {timeline.length(found.recipe)}"
+        for entry in ranges
+        if entry.spec.end_epoch < timeline.length(found.recipe)
+    ]
     if found.floats is not None:
         total = sum(isinstance(module, KINDS) for module in found.model.modules())
         left = f"; float: {', '.join(found.floats)}" if found.floats else ""
@@ -300,9 +322,10 @@ def run(
         from matplotlib.figure import Figure
 
         known = Figure().canvas.get_supported_filetypes()
-        if picture.suffix[1:].lower() not in known or not picture.parent.is_dir():
+        if picture.suffix[1:].lower() not in known or not os.access(picture.parent, os.W_OK | os.X_OK):
             raise OptionError(
-                f"recipes check --plot {picture}: name a file in a folder that exists, .png, .svg or .pdf."
+                f"recipes check --plot {picture}: name a file in a folder that exists and that you may write to, .png, "
+                ".svg or .pdf."
             )
     found = check(address, variables, weights, epochs)
     print_tables(found, *size)

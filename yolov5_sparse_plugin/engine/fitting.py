@@ -71,8 +71,9 @@ def _fit(entry: Entry, model: nn.Module, source: str) -> Fit:
     if isinstance(entry.spec, schema.PRUNING):
         besides = [name for name in found.parameters if name not in prunable(model)]
         if besides:
+            too = "also" if len(besides) < len(found.parameters) else "only"
             found.remarks.append(
-                f"{entry.where(source, 'params')}: params also means {len(besides)} parameters that are no weights of "
+                f"{entry.where(source, 'params')}: params {too} means {len(besides)} parameters that are no weights of "
                 f"convolutions or linear layers, {besides[0]} is the first. Their zeros save nothing and cost "
                 f"accuracy; the weights alone are {ALL_PRUNABLE}"
             )

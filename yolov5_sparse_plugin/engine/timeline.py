@@ -47,12 +47,13 @@ def check_length(recipe: Recipe, epochs: int, origin: str) -> None:
     Raises:
         RecipeError: naming the modifier, and what to type.
     """
-    for entry in of_kind(recipe, *schema.PRUNING, schema.Quantization):
+    entries = of_kind(recipe, *schema.PRUNING, schema.Quantization)
+    least = max((max(math.floor(entry.spec.start) + 1, math.ceil(end_of(entry))) for entry in entries), default=0)
+    for entry in entries:
         start, what = entry.spec.start_epoch, "pruning"
         if isinstance(entry.spec, schema.Quantization):
             what = "quantization"
         if start >= epochs:
-            least = math.floor(start) + 1
             fix = f"Raise --epochs to at least {least}"
             if origin == "the recipe":
                 ranges = of_kind(recipe, schema.EpochRangeModifier)
@@ -64,7 +65,7 @@ def check_length(recipe: Recipe, epochs: int, origin: str) -> None:
         if what == "pruning" and entry.spec.end_epoch > epochs:
             raise RecipeError(
                 f"{recipe.source}: pruning ends at epoch {entry.spec.end_epoch:g} but {origin} is {epochs}: the final "
-                f"sparsity would not be reached. Raise --epochs to at least {math.ceil(entry.spec.end_epoch)}"
+                f"sparsity would not be reached. Raise --epochs to at least {least}"
                 f"{follow(recipe, epochs)}."
             )
         for name in schema.ONCE_QUANTIZED if what == "quantization" else ():

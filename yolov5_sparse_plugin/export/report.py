@@ -26,6 +26,17 @@ def wanted(export: ExportRun) -> bool:
     return export.options.report != "none" and "onnx" in export.arguments["include"]
 
 
+def beside(file: Path) -> dict[str, Path]:
+    """Return where what is said of the model `file` stands, by kind."""
+    return {kind: file.with_name(f"{file.stem}.{kind}") for kind in KINDS}
+
+
+def forget(file: Path) -> None:
+    """Remove what was said of an earlier model at `file`."""
+    for path in beside(file).values():
+        path.unlink(missing_ok=True)
+
+
 def prepare(export: ExportRun) -> None:
     """Choose the baseline, or refuse it, and let the engines get ready while the graph is being made."""
     export.baseline = baseline.choose(export)
@@ -34,7 +45,7 @@ def prepare(export: ExportRun) -> None:
 
 def write(export: ExportRun, file: Path) -> None:
     """Write `<model>.export.json`, `.report.html`, `.sparsity.png` and `.detections.png` beside the model."""
-    names = {kind: file.with_name(f"{file.stem}.{kind}") for kind in KINDS}
+    names = beside(file)
     try:
         with scratch_folder(file) as folder:
             found = measured(export, file, folder)
@@ -45,12 +56,9 @@ def write(export: ExportRun, file: Path) -> None:
                 "report.html": page(content, found.pictures).encode(),
                 **found.pictures,
             }
-            for kind, path in names.items():
-                if kind in written:
-                    with atomic.replacing(path) as stream:  # a link there is replaced, not followed
-                        stream.write(written[kind])
-                else:
-                    path.unlink(missing_ok=True)  # it is of an earlier export
+            for kind, data in written.items():
+                with atomic.replacing(names[kind]) as stream:  # a link there is replaced, not followed
+                    stream.write(data)
     except ExportError as error:
         export.say(f"the model is in place, but not its report: {error}", warn=True)
         return

@@ -19,6 +19,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -32,6 +33,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionErro
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
+from yolov5_sparse_plugin.hosts.command_line import Said
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
@@ -182,14 +184,25 @@ class ExportRun:
     def execute(self) -> list[str]:
         """Run the host's export; return the files that it wrote."""
         gc.freeze()  # what torch and YOLOv5 hold need not be walked again and again while graphs are being built
-        with self._closing:
+        with self._telling(), self._closing:
             self._closing.callback(gc.unfreeze)
             if self.sparse:
                 self.hook.sparse_export_start(export=self)
             files = self._call_upstream()
             if self.sparse and "onnx" in self.arguments["include"]:
                 self.hook.sparse_export_done(export=self, file=self.written)
-        return files
+        return Said(files) if self.sparse else files
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say of an interrupt what there is, and note that it has been said."""
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            there = f"{self.written} is complete, without its report" if self.written else "no file was written"
+            self.say(f"interrupted; {there}", warn=True)
+            interrupt.said = True
+            raise
 
     def start_engines(self, models: int) -> None:
         """Start the installed engines, to be given that many models once they are there; they end with the export."""
@@ -284,6 +297,8 @@ class ExportRun:
     def _export_onnx(self, decorated: Callable) -> Callable:
         inner = undecorated(decorated)
 
+        from yolov5_sparse_plugin.export import report
+
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
             self.model.apply(enable_fake_quant)
@@ -292,6 +307,7 @@ class ExportRun:
                 written = folder / final.name
                 if self.sparse:
                     self._finish(written)
+                report.forget(final)
                 os.replace(written, final)
                 for samples in folder.glob("sample-*"):
                     shutil.rmtree(final.parent / samples.name, ignore_errors=True)  # those of an earlier export

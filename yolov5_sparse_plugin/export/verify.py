@@ -21,6 +21,7 @@ IMAGES = 8
 # what rounding to 8 bits does to trained models, see docs/performance.md: of what one finds the other finds this share,
 # coordinates, in pixels, and scores differ by this much on average
 NORMAL_SHARE, NORMAL_PIXELS, NORMAL_SCORE = 0.95, 2.0, 0.02
+FEW = 20  # detections of which a share says little
 
 
 @dataclass
@@ -72,13 +73,23 @@ class Findings:
     def in_words(self) -> str:
         if not self.by_torch and not self.by_graph:
             return f"nothing is detected; all scores differ by {self.all_scores.mean:.5f} on average"
-        normal = ""
-        if self.quantized:
-            normal = f". Normal for 8 bits: {NORMAL_SHARE:.0%}, {NORMAL_PIXELS:g} px and {NORMAL_SCORE:g}"
         return (
             f"{self.by_both} of {self.by_torch} detections are found by both, {self.pixels.mean:.2f} px and "
             f"{self.scores.mean:.3f} in score apart on average; {self.by_torch - self.by_both} by torch alone, "
-            f"{self.by_graph - self.by_both} by the graph alone{normal}"
+            f"{self.by_graph - self.by_both} by the graph alone{self.verdict() if self.quantized else ''}"
+        )
+
+    def verdict(self) -> str:
+        """Say whether that is what 8 bits cost."""
+        found = max(self.by_torch, self.by_graph)
+        if found < FEW:
+            return ". These are few to judge by"
+        apart = self.pixels.mean > NORMAL_PIXELS or self.scores.mean > NORMAL_SCORE
+        if self.by_both >= NORMAL_SHARE * found and not apart:
+            return "; normal for 8 bits"
+        return (
+            f". More apart than 8 bits usually are ({NORMAL_SHARE:.0%}, {NORMAL_PIXELS:g} px, {NORMAL_SCORE:g}): "
+            "compare mAP before you deploy it"
         )
 
     @property

@@ -18,6 +18,10 @@ TYPED: dict[str, Any] = {}
 PARSED: dict[str, Any] = {}
 
 
+class Said(list):
+    """What a command returns and has said; python-fire would print it again, below what there is to say of it."""
+
+
 def exit_plainly(call: Callable[[], Any]) -> Any:
     """Run a command; an error of ours ends it, and so does an interrupt of which a run has said what it means."""
     atexit.unregister(gc.freeze)
@@ -102,7 +106,10 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
                     raise OptionError(f"yolov5 {command}: needs --{name}.")
             return execute(call.arguments, own, typed)
 
-        return exit_plainly(run_it) if by_fire else run_it()
+        if not by_fire:
+            return run_it()
+        result = exit_plainly(run_it)
+        return None if isinstance(result, Said) else result
 
     wrapper.__sparse_signature__ = upstream.replace(parameters=[*theirs, *keywords, others])
     wrapper.__sparse_help__ = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)

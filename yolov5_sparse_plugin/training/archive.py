@@ -60,6 +60,8 @@ def check_whole(file: Any) -> None:
     Raises:
         CheckpointError: a download or a copy was interrupted, or brought something else.
     """
+    if isinstance(file, (str, os.PathLike)) and str(file) and os.path.isdir(file):
+        raise CheckpointError(f"{file}: this is a folder. Name the checkpoint in it, a .pt file such as best.pt.")
     if not is_path(file):
         return
     with open(file, "rb") as stream:

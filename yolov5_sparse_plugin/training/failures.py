@@ -27,6 +27,8 @@ def told(run: TrainingRun, error: BaseException) -> BaseException:
     if isinstance(error, SparsePluginError) or not isinstance(error, Exception):
         return error
     if not run.begun:
+        if isinstance(error, PermissionError):
+            return TrainingError(f"{error.filename}: {error.strerror}. Choose another --project. Nothing was trained.")
         if type(error) not in REFUSALS or not str(error):
             return error
         words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()[0].strip().rstrip(".")

@@ -67,7 +67,9 @@ def terminable() -> Iterator[None]:
 def tell(run: TrainingRun, interrupt: KeyboardInterrupt) -> None:
     """Say where the run was, and how to go on; note that it has been said."""
     how = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-    where = f"{how} in epoch {min(run.completed + 1, run.epochs)} of {run.epochs} ({run.phase})"
+    trained = run.saved < run.completed and not run.opt.nosave  # and not validated
+    epoch = run.completed if trained else min(run.completed + 1, run.epochs)
+    where = f"{how} in epoch {epoch} of {run.epochs} ({run.phase})"
     if run.saved:
         last = run.save_dir / "weights" / "last.pt"
         run.say(
