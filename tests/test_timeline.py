@@ -204,7 +204,7 @@ def test_what_a_run_would_refuse_is_refused(finished, recipe, tmp_path, monkeypa
         ((recipe, None, None, 3, None), "quantization starts at epoch 3 but --epochs is 3"),
         ((recipe, None, "no.pt", None, None), "recipes check --weights no.pt: there is no such file"),
         ((recipe, None, str(tmp_path), None, None), "this is a folder. Name the checkpoint in it, a .pt file"),
-        ((recipe, None, None, None, Path("plan.doc")), "--plot plan.doc: name a file in a folder that exists and that you may write to"),
+        ((recipe, None, None, None, Path("plan.doc")), "--plot plan.doc: name a file in a folder that exists and that"),
     ):
         address, variables, weights, epochs, picture = given
         with pytest.raises(SparsePluginError, match=message):
