@@ -82,10 +82,10 @@ def test_the_page_begins_and_the_command_ends_with_one_sentence(exported):
 @pytest.mark.parametrize(
     "both, score, words",
     [
-        (19, 0.01, ". These are few to judge by"),
-        (96, 0.01, "; normal for 8 bits"),
-        (90, 0.01, ". More apart than 8 bits usually are (95%, 2 px, 0.02): compare mAP before you deploy it"),
-        (96, 0.03, ". More apart than 8 bits usually are (95%, 2 px, 0.02): compare mAP before you deploy it"),
+        (19, 0.01, ": few to judge by"),
+        (96, 0.01, ": normal for 8 bits"),
+        (90, 0.01, ": more apart than 8 bits usually are (95%, 2 px, 0.02): compare mAP before you deploy it"),
+        (96, 0.03, ": more apart than 8 bits usually are (95%, 2 px, 0.02): compare mAP before you deploy it"),
     ],
 )
 def test_detections_of_graph_and_torch_are_judged(both, score, words):

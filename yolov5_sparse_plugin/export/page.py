@@ -79,7 +79,7 @@ def comparison(content: dict[str, Any]) -> str:
         if scores or theirs:
             rows.append(figure(name, scores.get(key), theirs.get(key), lambda value: f"{value:.3f}", difference=True))
     heading = f"Compared with {text(other['name'])}" if other else "Speed, size and accuracy"
-    head = ["", text(content["model"])] + ([text(other["name"]), ""] if other else [])
+    head = ["", text(content["model"])] + ([text(other["name"]), "ratio, difference"] if other else [])
     shown = [row if other else row[:2] for row in rows]
     return f"<h2>{heading}</h2>\n{table(head, shown, {1, 2, 3})}\n{remarks(content)}"
 
@@ -138,6 +138,7 @@ def verified(found: dict[str, Any]) -> str:
         ["coordinates of these, in pixels", apart(found["pixels"])],
         ["scores of these", apart(found["scores"])],
     ]
+    rows += [["judged", found["verdict"]]] if found["verdict"] else []
     return "<h2>The graph beside the torch model</h2>\n" + table(["", ""], rows, set())
 
 

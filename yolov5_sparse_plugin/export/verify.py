@@ -76,19 +76,19 @@ class Findings:
         return (
             f"{self.by_both} of {self.by_torch} detections are found by both, {self.pixels.mean:.2f} px and "
             f"{self.scores.mean:.3f} in score apart on average; {self.by_torch - self.by_both} by torch alone, "
-            f"{self.by_graph - self.by_both} by the graph alone{self.verdict() if self.quantized else ''}"
+            f"{self.by_graph - self.by_both} by the graph alone{f': {self.verdict()}' if self.quantized else ''}"
         )
 
     def verdict(self) -> str:
         """Say whether that is what 8 bits cost."""
         found = max(self.by_torch, self.by_graph)
         if found < FEW:
-            return ". These are few to judge by"
+            return "few to judge by"
         apart = self.pixels.mean > NORMAL_PIXELS or self.scores.mean > NORMAL_SCORE
         if self.by_both >= NORMAL_SHARE * found and not apart:
-            return "; normal for 8 bits"
+            return "normal for 8 bits"
         return (
-            f". More apart than 8 bits usually are ({NORMAL_SHARE:.0%}, {NORMAL_PIXELS:g} px, {NORMAL_SCORE:g}): "
+            f"more apart than 8 bits usually are ({NORMAL_SHARE:.0%}, {NORMAL_PIXELS:g} px, {NORMAL_SCORE:g}): "
             "compare mAP before you deploy it"
         )
 
@@ -99,7 +99,10 @@ class Findings:
         return self.all_scores.mean > 0.05 or (found >= 10 and self.by_both < 0.75 * found)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {
+            **asdict(self),
+            "verdict": self.verdict() if self.quantized and (self.by_torch or self.by_graph) else None,
+        }
 
 
 def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
