@@ -17,7 +17,7 @@ import torch
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.hosts.class_tree import HOW, library_class, own_class
+from yolov5_sparse_plugin.hosts.class_tree import library_class, own_class
 from yolov5_sparse_plugin.training import inert, trusted
 from yolov5_sparse_plugin.training.archive import (
     check_kind,
@@ -33,6 +33,10 @@ from yolov5_sparse_plugin.training.assembly import Assembly
 # what SparseML hung into models while it trained them: masks' hooks, teachers, losses; and the fork's quantizable `+`
 LEFTOVERS = ("sparseml.", "functools partial", "torch.utils.hooks RemovableHandle")
 LEFTOVER_CLASSES = ("_Add", "FloatFunctional")
+WAY_OUT = (
+    f"If you made this file, or know who did, use --sparse-trust-pickle (or {options.ENV_PREFIX}TRUST_PICKLE=1); else "
+    "delete it."
+)
 
 
 def load(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
@@ -64,7 +68,7 @@ def load(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
             ckpt = ckpt if trust else Assembly().checkpoint(ckpt)
         except inert.Refusal as error:
             raise CheckpointError(
-                f"{file}: the checkpoint {error}. It was not done, and nothing was loaded. {HOW}"
+                f"{file}: the checkpoint {error}. It was not done, and nothing was loaded. {WAY_OUT}"
             ) from error
     if not isinstance(ckpt, dict):
         raise CheckpointError(f"{file}: not a YOLOv5 checkpoint: it holds a {type(ckpt).__name__}, not a dict.")
@@ -113,6 +117,5 @@ def refused(file: Any, module: str, name: str) -> CheckpointError:
     module = {"posix": "os", "nt": "os", "__builtin__": "builtins"}.get(module, module)
     return CheckpointError(
         f"{file}: the checkpoint wants to call {module}.{name}, which YOLOv5's checkpoints do not need, and "
-        "which may run anything on this machine. It was not called, and nothing was loaded. If you made this file, or "
-        f"know who did, use --sparse-trust-pickle (or {options.ENV_PREFIX}TRUST_PICKLE=1); else delete it."
+        f"which may run anything on this machine. It was not called, and nothing was loaded. {WAY_OUT}"
     )
