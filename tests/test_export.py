@@ -384,6 +384,20 @@ def test_weights_that_are_missing_or_no_checkpoint(finished, exported, tmp_path)
     refused(CheckpointError, "not a checkpoint that torch can read", tmp_path / "text.pt", tmp_path / "b")
 
 
+def test_another_size_than_that_of_training_is_said_where_none_is_typed(finished, tmp_path, monkeypatch):
+    import yolov5.export
+
+    from yolov5_sparse_plugin.export.run import ExportRun
+
+    said = []
+    monkeypatch.setattr(ExportRun, "warn", lambda self, message: said.append(message))
+    for more in ({}, {"imgsz": 320}):
+        with pytest.raises(OptionError, match="--half"):  # which ends it before anything is loaded
+            yolov5.export.run(weights=str(finished.weights / "best.pt"), include="onnx", half=True, **more)
+    assert len(said) == 1
+    assert said[0].endswith("of 64 px, and is exported for 640: --imgsz 64 is the size that it knows")
+
+
 @pytest.mark.parametrize(
     "error, match, keywords",
     [

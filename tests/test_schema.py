@@ -58,6 +58,7 @@ REFUSED = {
     pruning(params=["re:model.[0"]): r"'re:model\.\[0' is not a regular expression: unterminated character set",
     pruning(params=[]): r"params is empty\. For all of them: __ALL_PRUNABLE__",
     pruning(final_sparsity=True): r"final_sparsity True: expected a number",
+    pruning(final_sparsity=60): r"from 0 to less than 1 \(60 % is 0\.6\)",
     pruning(final_sparsity=1): r"expected a share of zeros, from 0 to less than 1",
     pruning(final_sparsity={"0.5": "re:.*"}): r"expected a list: write \[re:\.\*\]",
     pruning(leave_enabled="perhaps"): r"leave_enabled 'perhaps': expected true or false",
@@ -207,6 +208,7 @@ def freezing(start, end):
     "text, message",
     [
         (pruning(params=["re:model.2.conv3"]), r"names params 're:model\.2\.conv3', which matches nothing.*Nearest"),
+        (pruning(params=["model.*.conv.weight"]), r"nothing in this model \(a pattern begins with re:\)\. Nearest"),
         (pruning(mask_type=[1, 4]), r"\[1, 4\] does not divide model\.0\.conv\.weight, whose shape is \[16, 3, 6, 6\]"),
         (pruning(mask_type="3:7", init_sparsity=0.57, final_sparsity=0.57), r"3:7 does not divide model\.0\.conv"),
         (quantizing(ignore=["LeakyReLU"]), r"names ignore 'LeakyReLU', which matches nothing.*Nearest: SiLU"),

@@ -114,8 +114,9 @@ def parameters_of(entry: Entry, model: nn.Module, source: str) -> list[str]:
 
 
 def nothing_matches(entry: Entry, key: str, pattern: str, names: Iterable[str], source: str) -> RecipeError:
+    meant = " (a pattern begins with re:)" if re.search(r"[*\\\[|+$^]", pattern) and pattern[:3] != "re:" else ""
     return RecipeError(
-        f"{entry.where(source, key)} names {key} {pattern!r}, which matches nothing in this model. "
+        f"{entry.where(source, key)} names {key} {pattern!r}, which matches nothing in this model{meant}. "
         f"Nearest: {', '.join(nearest_of(pattern, names))}."
     )
 

@@ -71,7 +71,9 @@ class ExportRun:
         self.hooks, self.hook = hooks, hooks.hook
         self.weights = Path(arguments["weights"])
         self.target = options.target
-        self.part = checkpoints.read(self.weights)["sparse"] if checkpoints.is_sparse(self.weights) else None
+        ckpt = checkpoints.read(self.weights) if checkpoints.is_sparse(self.weights) else {}
+        self.part = ckpt.get("sparse")
+        self._trained = ckpt.get("opt", {}).get("imgsz") if isinstance(ckpt.get("opt", {}), dict) else None
         self.schedule = self._one_shot_schedule() if options.one_shot else None
         self.quantized = bool(self.part and checkpoints.is_quantized(self.part))
         self.quantized |= bool(self.schedule and self.schedule.quantization)
@@ -152,6 +154,11 @@ class ExportRun:
         if options.uint8_input and not self.quantized:
             raise OptionError(
                 f"{options.asked('uint8_input')}: only a quantized model can take uint8 images; this one is float."
+            )
+        if not {"img", "imgsz"} & self.typed and type(self._trained) is int and self._trained != self.size[0]:
+            self.warn(
+                f"{self.weights} was trained on images of {self._trained} px, and is exported for {self.size[0]}: "
+                f"--imgsz {self._trained} is the size that it knows"
             )
         if self.sparse and "data" in self.typed:
             images.files(Path(str(self.arguments["data"])), "val")  # before minutes of work, not after

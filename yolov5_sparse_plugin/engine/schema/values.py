@@ -79,7 +79,8 @@ def unused(value: Any) -> float:
 
 def sparsity(value: Any) -> float:
     if not 0 <= number(value) < 1:
-        raise ValueError("expected a share of zeros, from 0 to less than 1")
+        percent = f" ({number(value):g} % is {number(value) / 100:g})" if 1 < number(value) < 100 else ""
+        raise ValueError(f"expected a share of zeros, from 0 to less than 1{percent}")
     return number(value)
 
 
