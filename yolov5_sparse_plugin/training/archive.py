@@ -116,8 +116,9 @@ def stored(file: Any) -> Callable[[str], int]:
     if not is_zip(file):
         size = os.path.getsize(file)
         return lambda key: size
-    reader = records(file)
-    return lambda key: len(reader.get_record(f"data/{key}"))
+    reader = records(file)  # not kept: it holds the file open
+    sizes = {name: len(reader.get_record(name)) for name in reader.get_all_records() if name.startswith("data/")}
+    return lambda key: sizes.get(f"data/{key}", 0)
 
 
 def pickle_of(file: Any) -> bytes | None:

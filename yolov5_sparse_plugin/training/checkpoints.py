@@ -65,11 +65,11 @@ def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
         return legacy.read(file, map_location)
     ckpt = unpickling.load(file, map_location)
     with archive.reading(file):
-        return checked(legacy.of_today(ckpt, file), file)
+        return checked(ckpt, file)
 
 
 def checked(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
-    """Return a checkpoint of this plugin's own that is of today's format, and whole."""
+    """Return a checkpoint of this plugin's own, brought up to date, if it is of today's format and whole."""
     part = ckpt.get("sparse")
     found = part.get("format") if isinstance(part, dict) else None
     if found != FORMAT:
@@ -77,7 +77,7 @@ def checked(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
             f"{file}: written in format {found!r}, this plugin reads {FORMAT!r}. "
             "Install the version of yolov5-sparse-plugin that wrote it, or a newer one."
         )
-    check_parts(ckpt, file)
+    check_parts(legacy.of_today(ckpt, file), file)
     return ckpt
 
 
