@@ -469,6 +469,7 @@ def test_a_dotted_name_does_not_escape(tmp_path):
             "for an argument of Conv",
         ),  # evaluated twice, where shared
         ("head", [[-1, 1, "Conv", ["if"]]], "for an argument of Conv"),
+        ("head", [[-1, 1, "Conv", ["layers"]]], "for an argument of Conv"),  # which parse_model() has
         ("head", [[-1, 1, "Conv", [10**9]]], "for an argument of Conv"),
         ("anchors", 30_000_000, "has no numbers for anchors"),
         ("anchors", [["{touch}"]], "has no numbers for anchors"),

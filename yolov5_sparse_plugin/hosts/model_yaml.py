@@ -123,7 +123,9 @@ def is_argument(value: Any) -> bool:
         return all(is_argument(inner) for inner in value)
     if not isinstance(value, str):
         return value is None or (type(value) in (bool, int, float) and abs(value) <= LARGEST)
-    known = {*vars(host().module("models.yolo")), *vars(builtins), *keyword.kwlist} - {"nc", "anchors"}
+    yolo = host().module("models.yolo")
+    local = yolo.parse_model.__code__.co_varnames  # it is evaluated among these
+    known = {*vars(yolo), *local, *vars(builtins), *keyword.kwlist} - {"nc", "anchors"}
     # letters of other scripts may be, for Python, others of these
     return (value.isascii() and value.isidentifier() and value not in known) or is_literal(value)
 
