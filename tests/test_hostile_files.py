@@ -207,6 +207,36 @@ def test_what_is_no_number_and_no_string_is_refused(tmp_path, witness, name, how
         checkpoints.read(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["of this plugin", "plain"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "(open('{witness}', 'w'), {0: 'a'})[1]",  # as a text it is the very expression that is evaluated
+        {0: torch.ones(1)},
+        {"0": "disc"},
+        [float("inf")],
+        {0: "/tmp/{witness}"},  # detect --save-crop makes folders of them
+        ["../../other"],
+    ],
+)
+def test_names_of_classes_are_names(tmp_path, finished, names, own):
+    ckpt = unpickling.load(finished.weights / "best_dense.pt")
+    ckpt["model"].names = names
+    if not own:
+        del ckpt["sparse"]
+    torch.save(ckpt, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="names in the checkpoint (are to be one text|has .* a path that leads)"):
+        (checkpoints.read if own else legacy.readable(None))(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("names", [{0: "tv/monitor", 1: "日本", 2: "it's"}, ["a", "b: c", "{}", True, 7, None]])
+def test_names_of_any_script_stay(tmp_path, finished, names):
+    ckpt = unpickling.load(finished.weights / "best_dense.pt")
+    ckpt["model"].names = names
+    torch.save(ckpt, tmp_path / "model.pt")
+    assert checkpoints.read(tmp_path / "model.pt")["model"].names == names
+
+
 def test_numbers_of_numpy_become_plain(tmp_path):
     import numpy as np
 
@@ -470,6 +500,7 @@ def test_a_dotted_name_does_not_escape(tmp_path):
         ),  # evaluated twice, where shared
         ("head", [[-1, 1, "Conv", ["if"]]], "for an argument of Conv"),
         ("head", [[-1, 1, "Conv", ["layers"]]], "for an argument of Conv"),  # which parse_model() has
+        ("head", [[-1, 1, "Conv", ["args"]]], "for an argument of Conv"),
         ("head", [[-1, 1, "Conv", [10**9]]], "for an argument of Conv"),
         ("anchors", 30_000_000, "has no numbers for anchors"),
         ("anchors", [["{touch}"]], "has no numbers for anchors"),

@@ -124,7 +124,8 @@ def is_argument(value: Any) -> bool:
     if not isinstance(value, str):
         return value is None or (type(value) in (bool, int, float) and abs(value) <= LARGEST)
     yolo = host().module("models.yolo")
-    local = yolo.parse_model.__code__.co_varnames  # it is evaluated among these
+    code = yolo.parse_model.__code__  # it is evaluated among its variables
+    local = (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
     known = {*vars(yolo), *local, *vars(builtins), *keyword.kwlist} - {"nc", "anchors"}
     # letters of other scripts may be, for Python, others of these
     return (value.isascii() and value.isidentifier() and value not in known) or is_literal(value)

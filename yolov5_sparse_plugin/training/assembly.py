@@ -24,6 +24,8 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dt
 TENSORS = (torch.Tensor, nn.Parameter)
 CONTENTS = ("_parameters", "_buffers", "_modules")
 KEY = re.compile(r"(?!__)[\w.\-]+")  # of a part, a parameter, a buffer: `repr` shows it, and `copy` asks for `__…__`
+# what constructors and converters read: torchvision's class of norms, SparseML's and torch's plans for quantizers
+UNUSED = ("_norm_layer", "quantization_scheme", "qconfig", "wrap_qat", "qat_wrapper_kwargs")
 ABSENT = object()
 
 
@@ -101,7 +103,7 @@ class Assembly:
                 own[key] = no_hooks(cls, value)
             elif key == "forward" and type(value) is Method and value.owner is part:
                 fused = hasattr(cls, value.name)
-            elif key == "_norm_layer" or type(value) is Leftover:  # a class, which torchvision's constructors used
+            elif key in UNUSED or type(value) is Leftover:
                 continue
             elif shadows(cls, key) and (key != "type" or type(value) is not str):  # YOLOv5's name of a layer's class
                 raise Refusal(f"puts something in the place of {cls.__name__}.{key}")

@@ -6,6 +6,8 @@ into an exported file, where `val` and `detect` evaluate it: an object with a te
 
 from __future__ import annotations
 
+import math
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -37,12 +39,12 @@ def check(ckpt: dict[str, Any], file: Any) -> None:
 def _check(ckpt: dict[str, Any], plain: Plain) -> None:
     for name in DESCRIPTIONS:
         if name in ckpt:
-            ckpt[name] = plain(ckpt[name], name)
+            ckpt[name] = plain.described(ckpt[name], name)
     models = [ckpt[key] for key in ("model", "ema") if isinstance(ckpt.get(key), nn.Module)]
     for module in (module for model in models for module in model.modules()):
         for name in DESCRIPTIONS:
             if hasattr(module, name):  # an attribute, or a part that goes by the name
-                value = plain(getattr(module, name), name)
+                value = plain.described(getattr(module, name), name)
                 if name in vars(module):
                     setattr(module, name, value)
 
@@ -55,6 +57,34 @@ class Plain:
 
     def endless(self) -> CheckpointError:
         return CheckpointError(f"{self.file}: what it says of its model has no end. {class_tree.HOW}")
+
+    def described(self, value: Any, name: str) -> Any:
+        """Return the description `name` as plain values; those of classes are names, and nothing else."""
+        found = self(value, name)
+        if name == "names" and found is not None:
+            self.check_names(found)
+        return found
+
+    def check_names(self, names: Any) -> None:
+        """Refuse names of classes whose text would be another expression, or that lead out of a folder.
+
+        `val` and `detect` evaluate what an export writes of them; `detect --save-crop` makes folders of them.
+        """
+        listed = isinstance(names, (list, tuple))
+        pairs = enumerate(names) if listed else names.items() if isinstance(names, dict) else [(None, names)]
+        for key, word in pairs:
+            is_name = type(word) in SCALARS and word not in (math.inf, -math.inf) and word == word
+            if type(key) is not int or not is_name:
+                raise CheckpointError(
+                    f"{self.file}: names in the checkpoint are to be one text for each class, found {word!r} for "
+                    f"{key!r}. {class_tree.HOW}"
+                )
+            path = PurePath(str(word))
+            if path.drive or path.root or ".." in path.parts:
+                raise CheckpointError(
+                    f"{self.file}: names in the checkpoint has {word!r} for class {key}, a path that leads somewhere "
+                    f"else. {class_tree.HOW}"
+                )
 
     def __call__(self, value: Any, name: str) -> Any:
         """Return `value`, plain; tensors of numbers stay what they are. `name`: what it is in the checkpoint."""
