@@ -237,12 +237,13 @@ def gradual(found: Check) -> list[Fit]:
 def remarks(found: Check, batch: int, img: int) -> list[str]:
     """Return what a user should know beside the tables, as sentences."""
     lines = [remark for each in found.fits for remark in each.remarks]
-    wanted = max((max(each.entry.spec.final_sparsities) for each in gradual(found)), default=0.0)
-    named = {name for each in gradual(found) for name in each.parameters if name in found.sizes}
+    pruning, weights = gradual(found), found.sizes
+    wanted = max((max(each.entry.spec.final_sparsities) for each in pruning), default=0.0)
+    named = {name for each in pruning for name in each.parameters if name in weights}
     reached = found.sparsity(found.epochs)
-    if len(named) < len(found.sizes) and reached < wanted - SHORT:
+    if len(named) < len(weights) and reached < wanted - SHORT:
         lines.append(
-            f"{len(named)} of {len(found.sizes)} weights are pruned, so that the model ends with {reached:.1%} zeros, "
+            f"{len(named)} of {len(weights)} weights are pruned, so that the model ends with {reached:.1%} zeros, "
             f"not {wanted:.1%}; all of them are {ALL_PRUNABLE}"
         )
     ranges = timeline.of_kind(found.recipe, schema.EpochRangeModifier)

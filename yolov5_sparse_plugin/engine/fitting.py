@@ -69,7 +69,8 @@ def _fit(entry: Entry, model: nn.Module, source: str) -> Fit:
     elif hasattr(entry.spec, "params"):
         found.parameters = parameters_of(entry, model, source)
     if isinstance(entry.spec, schema.PRUNING):
-        besides = [name for name in found.parameters if name not in prunable(model)]
+        weights = prunable(model)
+        besides = [name for name in found.parameters if name not in weights]
         if besides:
             too = "also" if len(besides) < len(found.parameters) else "only"
             found.remarks.append(

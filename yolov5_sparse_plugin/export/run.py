@@ -73,7 +73,8 @@ class ExportRun:
         self.target = options.target
         ckpt = checkpoints.read(self.weights) if checkpoints.is_sparse(self.weights) else {}
         self.part = ckpt.get("sparse")
-        self._trained = ckpt.get("opt", {}).get("imgsz") if isinstance(ckpt.get("opt", {}), dict) else None
+        opt = ckpt.get("opt")
+        self._trained = opt.get("imgsz") if isinstance(opt, dict) else None
         self.schedule = self._one_shot_schedule() if options.one_shot else None
         self.quantized = bool(self.part and checkpoints.is_quantized(self.part))
         self.quantized |= bool(self.schedule and self.schedule.quantization)
