@@ -58,10 +58,10 @@ def build(variant: str, img: int, batch: int):
     model.hyp, model.nc = {**hyp, "label_smoothing": 0.0}, 3
     optimizer = smart_optimizer(model, "SGD", 0.01, 0.937, 5e-4)
     if variant != "plain":
-        from yolov5_sparse_plugin.engine import compat, sparseml
+        from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
+        from yolov5_sparse_plugin.engine.sparseml import compat, schedule
         from yolov5_sparse_plugin.recipes_io import RecipeText
         from yolov5_sparse_plugin.training.memory import split_batches
-        from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
         compat.TorchQuantization.FakeQuantize = (
             torch.ao.quantization.FakeQuantize if "SparseML" in variant else compat.FakeQuantize
@@ -69,7 +69,7 @@ def build(variant: str, img: int, batch: int):
         text = RECIPE + (QUANTIZE if "quantized" in variant else "")
         if "quantized" in variant:
             make_adds_quantizable(model)
-        optimizer = sparseml.Schedule.load(RecipeText(text, "benchmark")).wrap(optimizer, model, None)
+        optimizer = schedule.Schedule.load(RecipeText(text, "benchmark")).wrap(optimizer, model, None)
         optimizer.bind(13)
         if variant[-1].isdigit():
             split_batches(model, int(variant[-1]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.training import memory, ranks
-from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
 
 @hookimpl

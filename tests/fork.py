@@ -90,7 +90,7 @@ def quantize(built, recipe):
     """Quantize with SparseML, in place, and let the observers see images; return the recipe as the fork wrote it."""
     from sparseml.pytorch.optim import ScheduledModifierManager
 
-    import yolov5_sparse_plugin.engine.compat  # noqa: F401  no analytics
+    import yolov5_sparse_plugin.engine.sparseml.compat  # noqa: F401  no analytics
 
     manager = ScheduledModifierManager.from_yaml(recipe)
     before = os.getcwd()

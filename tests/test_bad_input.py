@@ -17,7 +17,7 @@ from yolov5_sparse_plugin.recipes_io import RecipeText, read
 
 
 def load(text, **variables):
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     return Schedule.load(RecipeText(textwrap.dedent(text), "r.yaml"), variables)
 

@@ -225,7 +225,7 @@ def test_a_hook_file_may_bring_a_modifier(tmp_path):
     """The one that CONTRIBUTING.md shows, word for word."""
     import torch
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.errors import RecipeError
     from yolov5_sparse_plugin.recipes_io import RecipeText
 

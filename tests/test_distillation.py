@@ -189,7 +189,7 @@ def test_accumulation_needs_a_count_and_a_batch_size(shapes, tmp_path):
 def test_layers_of_another_size_are_refused_by_name():
     from yolov5.models.yolo import Model
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     text = "modifiers:\n- !PerLayerDistillationModifier\n  start_epoch: 0.0\n  end_epoch: 1.0\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import PRUNE_TWO, zeros
 
-from yolov5_sparse_plugin.engine.sparseml import Schedule
+from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 

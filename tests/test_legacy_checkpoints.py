@@ -186,7 +186,7 @@ def test_names_from_several_gpus_are_the_same_names(tmp_path, pruned):
 def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, pruned, monkeypatch):
     """Pickled in the middle of pruning, a module drags SparseML's masks along."""
     monkeypatch.chdir(tmp_path)
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     model = deepcopy(pruned).train()
@@ -354,7 +354,7 @@ def test_a_file_of_something_else(tmp_path):
     ],
 )
 def test_a_huge_expression_is_refused_at_once(expression):
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     text = f"n: eval({expression})\nmodifiers:\n  - !EpochRangeModifier {{start_epoch: 0.0, end_epoch: eval(n)}}\n"
@@ -365,7 +365,7 @@ def test_a_huge_expression_is_refused_at_once(expression):
 
 
 def test_expressions_that_build_on_each_other_stay_small():
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     lines = ["a0: 9"] + [f"a{i + 1}: eval(a{i} * a{i})" for i in range(60)]
@@ -389,7 +389,7 @@ def test_ordinary_expressions_mean_what_they_meant():
 
 
 def test_aliases_that_multiply_a_recipe_are_refused_at_once():
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]

@@ -16,17 +16,17 @@ import yolov5
 from conftest import RECIPE, REPOSITORY, call, command, hyperparameters, results, yolov5_train
 
 from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 from yolov5_sparse_plugin.training import checkpoints, memory
-from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
 
 def build():
     """Return YOLOv5n in quantization-aware training, its ranges observed once."""
     from yolov5.models.yolo import Model
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     torch.manual_seed(0)
     model = Model(str(Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"), ch=3, nc=3)

@@ -42,8 +42,8 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
 
     from yolov5_sparse_plugin.engine import timeline
     from yolov5_sparse_plugin.engine.fitting import prunable
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
-    from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+    from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     model = build()
     make_adds_quantizable(model)
@@ -101,13 +101,13 @@ def test_markdown_recipes_are_read_from_their_front_matter(tmp_path):
     card.write_text(
         "---\n" + shipped()["transfer_pruned"].read_text() + "---\n# A recipe\n\nwith prose - and: colons\n"
     )
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     assert Schedule.load(read(str(card))).epochs == 50
 
 
 def test_resolved_text_reads_back_as_the_same_recipe():
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     first = Schedule.load(read("finetune_pruned_quantized"), {"num_epochs": 20})
     again = Schedule.load(RecipeText(first.text, "checkpoint"))
@@ -170,7 +170,7 @@ pruning_modifiers:
 def test_a_recipe_says_to_us_what_it_says_to_sparseml(text, variables):
     from sparseml.pytorch.optim import ScheduledModifierManager
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     theirs = ScheduledModifierManager.from_yaml(block_style(text), recipe_variables=variables)
     ours = Schedule.load(RecipeText(text, "r.yaml"), variables)

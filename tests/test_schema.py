@@ -156,7 +156,7 @@ def test_a_fault_is_named_with_its_place_and_what_is_allowed(text):
 )
 def test_what_published_recipes_and_checkpoints_say_is_read(text):
     assert len(parse(text).entries) == 1
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     assert len(Schedule.load(RecipeText(text, "r.yaml")).modifiers) == 1
 
@@ -267,8 +267,8 @@ MODELS = ("yolov5n.yaml", "hub/yolov3-tiny.yaml", "hub/yolov5s-transformer.yaml"
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bare_quantization_leaves_yolov5s_wiring_in_order(built, name, bare):
     """Upsample, Concat and MaxPool of YOLOv5's own list of layers; attention stays float."""
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
-    from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+    from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     model = built(name)
     make_adds_quantizable(model)
@@ -285,7 +285,7 @@ def test_a_bare_quantization_leaves_yolov5s_wiring_in_order(built, name, bare):
 
 
 def test_groups_of_parameters_that_the_optimizer_has_not_got(built):
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     text = text_of("SetLearningRateModifier", {"learning_rate": 0.1, "param_groups": [0, 7], "start_epoch": 0.0})
     model = built("yolov5n.yaml")
@@ -300,8 +300,8 @@ def test_the_schema_and_sparseml_name_the_same_fields():
     """What the schema lets through reaches SparseML's constructor, and what that takes can be said in a recipe."""
     import inspect
 
-    from yolov5_sparse_plugin.engine import distillation  # noqa: F401  registers this project's own
-    from yolov5_sparse_plugin.engine.modifiers import LegacyQuantizationModifier, modifier_classes
+    from yolov5_sparse_plugin.engine.sparseml import distillation  # noqa: F401  registers this project's own
+    from yolov5_sparse_plugin.engine.sparseml.modifiers import LegacyQuantizationModifier, modifier_classes
 
     classes = modifier_classes()
     for tag, model in {**schema.MODIFIERS, "Legacy": schema.LegacyQuantizationModifier}.items():

@@ -13,7 +13,7 @@ from conftest import call, command
 
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.fitting import prunable
-from yolov5_sparse_plugin.engine.sparseml import Schedule
+from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.errors import RecipeError, SparsePluginError
 from yolov5_sparse_plugin.recipes_io import RecipeText, read, shipped
 

@@ -96,7 +96,7 @@ def test_a_recipe_that_names_layers_of_release_5_does_not_fit_todays_models():
     """And fits ours: layer 0 of release 5 is `model.0.conv.conv`, today's is `model.0.conv`."""
     import fork
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     text = "modifiers:\n  - !ConstantPruningModifier {params: [model.0.conv.conv.weight], start_epoch: 0.0}\n"

@@ -160,7 +160,7 @@ def test_the_card_says_phase_sparsity_metrics_sizes_and_use(packed):
 
 def test_both_recipes_of_a_packed_run_can_be_read(packed):
     from yolov5_sparse_plugin import recipes_io
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     original, transfer = (
         Schedule.load(recipes_io.read(str(packed.folder / PLACE / name)), {})

@@ -16,13 +16,13 @@ from yolov5_sparse_plugin import manager, options, recipes_io
 from yolov5_sparse_plugin.engine import schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
+from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.engine.schema.values import ALL_PRUNABLE, FROM_PARAM
-from yolov5_sparse_plugin.engine.sparseml import Schedule
+from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.training import archive, checkpoints, legacy, memory, phases
-from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
 GROUPS = {0: "biases", 1: "weights", 2: "batch norm"}  # of YOLOv5's optimizer
 SHORT = 0.02  # of a sparsity that a recipe names: not worth a word

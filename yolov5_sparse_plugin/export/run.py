@@ -128,7 +128,7 @@ class ExportRun:
     # ------------------------------------------------------------------------------------------------ before it runs
 
     def _one_shot_schedule(self) -> Any:
-        from yolov5_sparse_plugin.engine.sparseml import Schedule
+        from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
         address = manager.resolve(self.hooks, "recipe", self.options.one_shot, self.options)
         return Schedule.load(recipes_io.read(address, self.options.asked("one_shot")), self.options.recipe_args)

@@ -196,8 +196,8 @@ def quantized_model(ckpt: dict[str, Any]) -> torch.nn.Module:
         A module of the host's class in `eval()`. `half()` leaves it alone and `fuse()` does nothing: FP16 would move
         its weights off their grid, and batch norm is folded at export.
     """
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
-    from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+    from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     model = (ckpt.get("ema") or ckpt["model"]).float()
     if any(".residual." in name for name in ckpt["sparse"]["state"]):

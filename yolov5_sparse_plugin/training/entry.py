@@ -171,7 +171,7 @@ def prepare(
     typed: dict[str, Any],
 ) -> Any:
     """Read and check the recipe against options and weights, and build the run. Nothing is written yet."""
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.training.run import TrainingRun
 
     resumed = part if opt.resume else None

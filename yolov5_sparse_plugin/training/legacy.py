@@ -18,13 +18,13 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
+from yolov5_sparse_plugin.engine.residual import adding_bottlenecks, make_adds_quantizable
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree, model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.training import archive, legacy_names, phases, plain, unpickling
-from yolov5_sparse_plugin.training.residual import adding_bottlenecks, make_adds_quantizable
 
 RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
 
@@ -198,7 +198,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     It is tried on a copy of the float model; `checkpoints.quantized_model` does it again when the model is used.
     """
 
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import front_matter, is_card
     from yolov5_sparse_plugin.training.checkpoints import load_state
 

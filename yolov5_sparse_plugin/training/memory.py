@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from yolov5_sparse_plugin.training.residual import make_adds_quantizable
+from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.training.run import TrainingRun
 
 

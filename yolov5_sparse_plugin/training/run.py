@@ -24,7 +24,7 @@ import torch
 
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.fitting import prunable
-from yolov5_sparse_plugin.engine.sparseml import Optimizer, Schedule
+from yolov5_sparse_plugin.engine.sparseml.schedule import Optimizer, Schedule
 from yolov5_sparse_plugin.errors import PluginError
 from yolov5_sparse_plugin.hosts import current, noval
 from yolov5_sparse_plugin.hosts.log import say

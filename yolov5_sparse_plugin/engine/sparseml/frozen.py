@@ -9,7 +9,7 @@ import torch
 from yolov5_sparse_plugin.errors import RecipeError
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
 
 def leave_out(schedule: Schedule, model: torch.nn.Module) -> set[str]:

@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 
 import torch  # noqa: E402
 
-from yolov5_sparse_plugin.engine.fake_quantize import FakeQuantize  # noqa: E402
+from yolov5_sparse_plugin.engine.sparseml.fake_quantize import FakeQuantize  # noqa: E402
 
 
 class QConfig(torch.ao.quantization.QConfig):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and no analytics
+from yolov5_sparse_plugin.engine.sparseml import compat  # noqa: F401  first: shims, and no analytics
 
 from sparseml.optim import ModifierProp  # isort: skip
 from sparseml.pytorch.sparsification.distillation.modifier_distillation_base import (  # isort: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and no analytics
+from yolov5_sparse_plugin.engine.sparseml import compat  # noqa: F401  first: shims, and no analytics
 
 from sparseml.pytorch.sparsification import modifier as sparseml_modifier  # isort: skip
 from sparseml.pytorch.sparsification.quantization.legacy_modifier_quantization import (  # isort: skip

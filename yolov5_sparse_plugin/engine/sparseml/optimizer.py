@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 
-from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and no analytics
+from yolov5_sparse_plugin.engine.sparseml import compat  # noqa: F401  first: shims, and no analytics
 
 from sparseml.pytorch.optim import ScheduledOptimizer  # isort: skip
-from yolov5_sparse_plugin.engine.modifiers import is_pruning
+from yolov5_sparse_plugin.engine.sparseml.modifiers import is_pruning
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.sparseml import Schedule
+    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
 
 class Optimizer(ScheduledOptimizer):

@@ -9,19 +9,19 @@ from typing import Any
 
 import torch
 
-from yolov5_sparse_plugin.engine import compat  # noqa: F401  first: shims, and no analytics
+from yolov5_sparse_plugin.engine.sparseml import compat  # noqa: F401  first: shims, and no analytics
 
 from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
-from yolov5_sparse_plugin.engine import (
+from yolov5_sparse_plugin.engine import schema, timeline
+from yolov5_sparse_plugin.engine.fitting import Fit, check_groups, fit
+from yolov5_sparse_plugin.engine.recipe import Recipe, parse
+from yolov5_sparse_plugin.engine.sparseml import (
     distillation,  # noqa: F401  its modifier becomes known to recipes
-    schema,
-    timeline,
     wiring,
 )
-from yolov5_sparse_plugin.engine.fitting import Fit, check_groups, fit
-from yolov5_sparse_plugin.engine.frozen import leave_out
-from yolov5_sparse_plugin.engine.modifiers import (
+from yolov5_sparse_plugin.engine.sparseml.frozen import leave_out
+from yolov5_sparse_plugin.engine.sparseml.modifiers import (
     build,
     is_distillation,
     is_learning_rate,
@@ -29,8 +29,7 @@ from yolov5_sparse_plugin.engine.modifiers import (
     is_quantization,
     of_hooks,
 )
-from yolov5_sparse_plugin.engine.optimizer import Optimizer
-from yolov5_sparse_plugin.engine.recipe import Recipe, parse
+from yolov5_sparse_plugin.engine.sparseml.optimizer import Optimizer
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 

@@ -1,0 +1,1 @@
+"""SparseML executes the recipe: the only place that imports it."""
