@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolov5_sparse_plugin import atomic, hookimpl
-from yolov5_sparse_plugin.summary import print_table
-from yolov5_sparse_plugin.training import checkpoints, legacy, ranks
-from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness
+from yolov5_sparse_plugin.checkpoints import checkpoints, legacy
+from yolov5_sparse_plugin.checkpoints.phases import PHASES, PhaseFitness
+from yolov5_sparse_plugin.checkpoints.summary import print_table
+from yolov5_sparse_plugin.training import ranks
 
 
 @hookimpl

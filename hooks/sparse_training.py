@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
+from yolov5_sparse_plugin.checkpoints import checkpoints, legacy
 from yolov5_sparse_plugin.hosts.log import mend_loggers, redirected
 from yolov5_sparse_plugin.hosts.noval import last_only
-from yolov5_sparse_plugin.training import checkpoints, legacy
 from yolov5_sparse_plugin.training.ema import phase_ema
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
 from yolov5_sparse_plugin.recipes_io import shipped
-from yolov5_sparse_plugin.zoo.stub import is_stub
+from yolov5_sparse_plugin.stubs import is_stub
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TRUST, call, command, train_words, yolov5_train
 
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.checkpoints import checkpoints
 
 PROBE = "import yolov5.train as t; print('ATTACHED', hasattr(t.train, '__yolov5_sparse_original__'))"
 

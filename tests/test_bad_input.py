@@ -228,7 +228,7 @@ def test_a_seam_that_the_host_no_longer_calls_is_an_error():
 
 
 def test_a_damaged_or_newer_checkpoint(tmp_path):
-    from yolov5_sparse_plugin.training import checkpoints
+    from yolov5_sparse_plugin.checkpoints import checkpoints
 
     torch.save({"sparse": {"format": "yolov5-sparse-plugin/99"}}, tmp_path / "new.pt")
     assert checkpoints.is_sparse(tmp_path / "new.pt")

@@ -14,7 +14,7 @@ import yaml
 from checkouts import OFFLINE
 from conftest import TRUST, call, command, results, train_words
 
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.checkpoints import checkpoints
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0", **TRUST}
 PHASES = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"

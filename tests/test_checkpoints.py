@@ -13,8 +13,8 @@ import torch
 from commands import run_commands
 from conftest import call, clean_environment, command, results, yolov5_train, zeros
 
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.training import checkpoints
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
 FILES = ("last.pt", "best.pt", "best_dense.pt", "best_pruned.pt", "best_pruned_quantized.pt", "epoch1.pt", "epoch4.pt")

@@ -23,8 +23,8 @@ import torch
 import yaml
 from conftest import RECIPE, REPOSITORY, Result, call, hyperparameters, results, yolov5_train, zeros
 
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import SparsePluginError
-from yolov5_sparse_plugin.training import checkpoints
 
 PAGE = REPOSITORY / "docs" / "compatibility.md"
 # two epochs: pruned to 60 % in the first, quantized in the second

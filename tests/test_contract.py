@@ -11,8 +11,8 @@ import pytest
 from conftest import REPOSITORY, call, command, results, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs, manager
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import PluginError
-from yolov5_sparse_plugin.training import checkpoints
 
 SPECS = {
     name: spec for name, spec in vars(hookspecs).items() if name.startswith("sparse_") and inspect.isfunction(spec)

@@ -19,9 +19,9 @@ import yaml
 from conftest import call, command, export, small_file_system
 from onnx import TensorProto, numpy_helper
 
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, RecipeError, SparsePluginError
 from yolov5_sparse_plugin.export.layers import macs, module_of, weights_of
-from yolov5_sparse_plugin.training import checkpoints
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0"}
 FAST = {"sparse_report": "fast"}

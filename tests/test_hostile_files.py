@@ -23,9 +23,9 @@ from yolov5.models import common
 
 from hooks import sparse_checkpoints
 from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.checkpoints import checkpoints, inert, legacy, unpickling
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.recipes_io import read
-from yolov5_sparse_plugin.training import checkpoints, inert, legacy, unpickling
 
 
 class Calls:
@@ -687,7 +687,7 @@ def test_an_error_does_not_speak_to_the_terminal():
 
 @pytest.mark.parametrize("text", ["a: 2020-99-99", "a: " + "[" * 3000, "a: " + "9" * 5000])
 def test_yaml_that_pyyaml_stumbles_over_is_not_valid(tmp_path, text):
-    from yolov5_sparse_plugin import datasets
+    from yolov5_sparse_plugin.hosts import datasets
     from yolov5_sparse_plugin.zoo import layout
 
     (tmp_path / "yolov5-sparse.yaml").write_text(text)

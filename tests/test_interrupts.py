@@ -12,7 +12,7 @@ from pathlib import Path
 from conftest import call, command, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.checkpoints import checkpoints
 
 SIGNALLING = """
 import os

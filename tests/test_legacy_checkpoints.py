@@ -13,9 +13,9 @@ from commands import run_commands
 from conftest import results, yolov5_train, zeros
 from yolov5.utils.general import LOGGER
 
+from yolov5_sparse_plugin.checkpoints import archive, checkpoints, legacy, unpickling
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
-from yolov5_sparse_plugin.training import archive, checkpoints, legacy, unpickling
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

@@ -16,10 +16,11 @@ import yolov5
 from conftest import RECIPE, REPOSITORY, call, command, hyperparameters, results, yolov5_train
 
 from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.recipes_io import RecipeText
-from yolov5_sparse_plugin.training import checkpoints, memory
+from yolov5_sparse_plugin.training import memory
 
 
 def build():

@@ -10,11 +10,11 @@ import pytest
 import torch
 import yolov5
 
+from yolov5_sparse_plugin.checkpoints.phases import PHASES, PhaseFitness, phase_of, rank
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.engine.sparseml.fake_quantize import FakeQuantize
 from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.recipes_io import read
-from yolov5_sparse_plugin.training.phases import PHASES, PhaseFitness, phase_of, rank
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
 
@@ -159,7 +159,7 @@ def test_using_a_quantized_checkpoint_changes_nothing_in_it(finished, shapes, tm
     import yolov5.export
     import yolov5.val
 
-    from yolov5_sparse_plugin.training import checkpoints
+    from yolov5_sparse_plugin.checkpoints import checkpoints
 
     made = []
     rebuild = checkpoints.quantized_model
@@ -190,8 +190,8 @@ def test_a_file_with_scales_in_half_precision_is_rounded_with_those(tmp_path, pr
     """The fork wrote scales and ranges in FP16, so that they no longer agree; it rounds with the stored scales."""
     import fork
 
+    from yolov5_sparse_plugin.checkpoints import checkpoints
     from yolov5_sparse_plugin.engine.sparseml import compat
-    from yolov5_sparse_plugin.training import checkpoints
 
     monkeypatch.setattr(compat.TorchQuantization, "FakeQuantize", torch.ao.quantization.FakeQuantize)
     theirs = fork.with_add_nodes(deepcopy(pruned))

@@ -12,7 +12,7 @@ import pytest
 from conftest import Result, clean_environment, hyperparameters, train_words
 from zoo_server import STUB, Flaky, serving
 
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.checkpoints import checkpoints
 
 # writes down what a rank is like, and dies where it is told to
 RECORDING = """

@@ -16,6 +16,7 @@ import torch
 from conftest import call, export
 
 from yolov5_sparse_plugin.bench.measure import ENGINES
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError
 from yolov5_sparse_plugin.export import baseline, comparison, pictures
 from yolov5_sparse_plugin.export.accuracy import Scores
@@ -23,7 +24,6 @@ from yolov5_sparse_plugin.export.comparison import Figures
 from yolov5_sparse_plugin.export.detections import Detections
 from yolov5_sparse_plugin.export.layers import macs, weights_of
 from yolov5_sparse_plugin.export.verify import Apart, Findings
-from yolov5_sparse_plugin.training import checkpoints
 
 FAST = {"sparse_report": "fast"}
 

@@ -11,8 +11,7 @@ import yaml
 from commands import run_commands
 from conftest import RECIPE, REPOSITORY, Result, hyperparameters, results, train_words, yolov5_train, zeros
 
-from yolov5_sparse_plugin import summary
-from yolov5_sparse_plugin.training import checkpoints
+from yolov5_sparse_plugin.checkpoints import checkpoints, summary
 
 
 def test_epochs_come_from_the_recipe(finished):

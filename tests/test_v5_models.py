@@ -158,7 +158,7 @@ def test_a_v5_model_trains_sparse_with_a_recipe_by_pattern(trained, shapes, tmp_
     from yolov5 import train
     from yolov5.models.common import Conv
 
-    from yolov5_sparse_plugin.training import checkpoints
+    from yolov5_sparse_plugin.checkpoints import checkpoints
 
     (tmp_path / "r.yaml").write_text(
         "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"

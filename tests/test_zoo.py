@@ -22,9 +22,10 @@ from conftest import call, command, results, small_file_system, yolov5_train, zo
 from zoo_server import STUB, Flaky, Vendor, serving
 
 from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin import stubs as stub
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import OptionError, ZooError
-from yolov5_sparse_plugin.training import checkpoints
-from yolov5_sparse_plugin.zoo import files, layout, locate, stub
+from yolov5_sparse_plugin.zoo import files, layout, locate
 from yolov5_sparse_plugin.zoo.sources import Settings
 
 SHORT = "zoo:yolov5-n-shapes-pruned60_quantized"

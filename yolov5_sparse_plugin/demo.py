@@ -118,7 +118,7 @@ def yolov5_command() -> str:
 
 def run(folder: Path) -> int:
     """Run the demo in `folder`; return the exit status."""
-    from yolov5_sparse_plugin.summary import checkpoint_rows
+    from yolov5_sparse_plugin.checkpoints.summary import checkpoint_rows
 
     folder.mkdir(parents=True, exist_ok=True)
     print("This trains and exports a small model: about a minute and a half on two cores, no network.", flush=True)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from yolov5_sparse_plugin import datasets, manager, options
-from yolov5_sparse_plugin.zoo.stub import is_stub
+from yolov5_sparse_plugin import manager, options
+from yolov5_sparse_plugin.hosts import datasets
+from yolov5_sparse_plugin.stubs import is_stub
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def brought(weights: Any, own: Mapping[str, Any] | None = None, command: str = "
 
     Who made them is not known: nothing in them is called that is no part of a YOLOv5 model, see `unpickling`.
     """
-    from yolov5_sparse_plugin.training import checkpoints
+    from yolov5_sparse_plugin.checkpoints import checkpoints
 
     found = located(weights, own, command)
     with nullcontext() if found is weights else checkpoints.whole_pickles():

@@ -18,7 +18,7 @@ import pluggy
 
 from yolov5_sparse_plugin import hookspecs, telemetry
 from yolov5_sparse_plugin.errors import PluginError, SparsePluginError, ZooError, nearest
-from yolov5_sparse_plugin.zoo.stub import is_stub
+from yolov5_sparse_plugin.stubs import is_stub
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.options import SparseOptions

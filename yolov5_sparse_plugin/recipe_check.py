@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from yolov5_sparse_plugin import manager, options, recipes_io
+from yolov5_sparse_plugin.checkpoints import archive, checkpoints, legacy, phases
 from yolov5_sparse_plugin.engine import schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
@@ -22,7 +23,7 @@ from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.hosts.current import host
-from yolov5_sparse_plugin.training import archive, checkpoints, legacy, memory, phases
+from yolov5_sparse_plugin.training import memory
 
 GROUPS = {0: "biases", 1: "weights", 2: "batch norm"}  # of YOLOv5's optimizer
 SHORT = 0.02  # of a sparsity that a recipe names: not worth a word

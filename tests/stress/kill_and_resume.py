@@ -110,7 +110,7 @@ class Run:
 
     def checkpoints(self) -> dict[str, int]:
         """Read every checkpoint with the plugin; return their names and the epochs that they hold."""
-        from yolov5_sparse_plugin.training import checkpoints
+        from yolov5_sparse_plugin.checkpoints import checkpoints
 
         found = {}
         for file in sorted(self.weights.glob("*.pt")):

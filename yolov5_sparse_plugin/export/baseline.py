@@ -16,11 +16,11 @@ from onnx import numpy_helper
 
 from yolov5_sparse_plugin import manager
 from yolov5_sparse_plugin.bench import onnx_input
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import BenchError, CheckpointError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export.layers import stored_weights
 from yolov5_sparse_plugin.hosts.current import host
-from yolov5_sparse_plugin.training import checkpoints
-from yolov5_sparse_plugin.zoo.stub import is_stub
+from yolov5_sparse_plugin.stubs import is_stub
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.export.run import ExportRun

@@ -6,10 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import datasets, manager, options
+from yolov5_sparse_plugin import manager, options
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, nearest
+from yolov5_sparse_plugin.hosts import datasets
+from yolov5_sparse_plugin.stubs import is_stub
 from yolov5_sparse_plugin.zoo.locate import bring
-from yolov5_sparse_plugin.zoo.stub import is_stub
 
 
 def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> list[str]:
@@ -27,8 +28,8 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     Raises:
         ExportError: a format that was asked for does not exist afterwards.
     """
+    from yolov5_sparse_plugin.checkpoints import checkpoints
     from yolov5_sparse_plugin.export.run import ExportRun
-    from yolov5_sparse_plugin.training import checkpoints
 
     chosen = options.resolve(own, command="export")
     arguments = {**arguments, **coerced(arguments)}

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from yolov5_sparse_plugin import datasets
 from yolov5_sparse_plugin.errors import ExportError
+from yolov5_sparse_plugin.hosts import datasets
 
 T = TypeVar("T")
 FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp")  # YOLOv5's IMG_FORMATS

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from yolov5_sparse_plugin import datasets
 from yolov5_sparse_plugin.bench.measure import Row
 from yolov5_sparse_plugin.export import baseline, images, pictures
 from yolov5_sparse_plugin.export.accuracy import Accuracy, Evaluation, Unmeasured, measure
 from yolov5_sparse_plugin.export.comparison import Figures
 from yolov5_sparse_plugin.export.detections import Detections, detect
 from yolov5_sparse_plugin.export.layers import Layer, layers_of, macs
+from yolov5_sparse_plugin.hosts import datasets
 from yolov5_sparse_plugin.hosts.current import host
 
 if TYPE_CHECKING:

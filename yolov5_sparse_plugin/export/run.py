@@ -29,6 +29,7 @@ from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 
 from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
+from yolov5_sparse_plugin.checkpoints import checkpoints
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
@@ -37,7 +38,6 @@ from yolov5_sparse_plugin.hosts.command_line import Said
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import checkpoints
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.export.baseline import Choice

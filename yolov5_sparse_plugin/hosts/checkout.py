@@ -15,7 +15,7 @@ from yolov5_sparse_plugin.errors import OptionError, end
 from yolov5_sparse_plugin.hosts import doorways
 from yolov5_sparse_plugin.hosts.command_line import exit_plainly
 from yolov5_sparse_plugin.hosts.current import Host
-from yolov5_sparse_plugin.zoo.stub import is_stub
+from yolov5_sparse_plugin.stubs import is_stub
 
 _running: Host | None = None
 
@@ -101,7 +101,7 @@ def value_of(flag: str) -> str | None:
 
 
 def is_sparse(file: str) -> bool:
-    from yolov5_sparse_plugin.training import checkpoints
+    from yolov5_sparse_plugin.checkpoints import checkpoints
 
     return checkpoints.is_sparse(file)
 

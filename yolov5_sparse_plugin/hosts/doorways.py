@@ -171,7 +171,7 @@ def main(original: Callable) -> Callable:
     """Let `--resume` read the options of a run without opt.yaml as checkpoints are read; the rest is upstream's."""
 
     def wrapper(opt: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.training import checkpoints, unpickling
+        from yolov5_sparse_plugin.checkpoints import checkpoints, unpickling
 
         def reader(torch_load: Callable) -> Callable:
             def load(file: Any, *args: Any, **kwargs: Any) -> Any:
@@ -204,8 +204,8 @@ def segment_train(original: Callable) -> Callable:
     """Let segmentation start from a stub; upstream's own would start from random weights without a word."""
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
+        from yolov5_sparse_plugin.checkpoints import legacy
         from yolov5_sparse_plugin.inference import located
-        from yolov5_sparse_plugin.training import legacy
 
         what = options.resolve({}).sparse
         if what:
@@ -229,7 +229,7 @@ def attempt_load(original: Callable) -> Callable:
             return load(absolute(files), *args, **kwargs)
 
     def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.training import archive, checkpoints, legacy
+        from yolov5_sparse_plugin.checkpoints import archive, checkpoints, legacy
 
         files = weights if isinstance(weights, list) else [weights]
         for file in files:

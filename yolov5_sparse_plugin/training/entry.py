@@ -9,17 +9,17 @@ from textwrap import indent
 from types import FunctionType
 from typing import Any, Callable
 
-from yolov5_sparse_plugin import datasets, manager, option_values, options, recipes_io
+from yolov5_sparse_plugin import manager, option_values, options, recipes_io
+from yolov5_sparse_plugin.checkpoints import architecture, archive, checkpoints, legacy, phases
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
-from yolov5_sparse_plugin.hosts import current
+from yolov5_sparse_plugin.hosts import current, datasets
 from yolov5_sparse_plugin.hosts.log import redirected, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, with_nominal_batch
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.recipes_io import RecipeText
-from yolov5_sparse_plugin.training import architecture, archive, checkpoints, legacy, phases
-from yolov5_sparse_plugin.zoo.stub import is_stub
+from yolov5_sparse_plugin.stubs import is_stub
 
 # what a recipe says of distillation where it says nothing
 TEACHER_ALONE = "distillation_modifiers:\n- !DetectionDistillationModifier\n  gain: 1.0\n  start_epoch: 0.0\n"

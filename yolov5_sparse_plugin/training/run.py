@@ -22,6 +22,7 @@ from typing import Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin.checkpoints import phases
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.fitting import prunable
 from yolov5_sparse_plugin.engine.sparseml.schedule import Optimizer, Schedule
@@ -31,7 +32,7 @@ from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
-from yolov5_sparse_plugin.training import failures, interrupts, phases, randomness, ranks
+from yolov5_sparse_plugin.training import failures, interrupts, randomness, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock
 from yolov5_sparse_plugin.training.twin import FloatTwin
 

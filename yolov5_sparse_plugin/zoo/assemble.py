@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from yolov5_sparse_plugin.checkpoints import checkpoints, unpickling
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.recipes_io import shipped
-from yolov5_sparse_plugin.training import checkpoints, unpickling
+from yolov5_sparse_plugin.stubs import Stub
 from yolov5_sparse_plugin.zoo import files, layout
 from yolov5_sparse_plugin.zoo.card import model_card
-from yolov5_sparse_plugin.zoo.stub import Stub
 
 # the shipped recipe that carries a model of a phase over to other data
 CARRY_OVER = {

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from yolov5_sparse_plugin import __version__
+from yolov5_sparse_plugin.stubs import PREFIX, Stub
 from yolov5_sparse_plugin.zoo import layout
-from yolov5_sparse_plugin.zoo.stub import PREFIX, Stub
 
 # the names that the vendor's client looks for in a card's front matter
 FIELDS = ("domain", "sub_domain", "architecture", "framework", "repo", "dataset", "sparse_tag")

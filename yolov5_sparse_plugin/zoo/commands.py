@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin import stubs as stub
 from yolov5_sparse_plugin.errors import ZooError
-from yolov5_sparse_plugin.zoo import layout, locate, stub
+from yolov5_sparse_plugin.zoo import layout, locate
 from yolov5_sparse_plugin.zoo.files import Unusable
 from yolov5_sparse_plugin.zoo.sources import Settings, Source
 

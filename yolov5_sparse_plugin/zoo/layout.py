@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from yolov5_sparse_plugin import yaml_text
+from yolov5_sparse_plugin.stubs import PARTS, Stub, is_word
 from yolov5_sparse_plugin.zoo import files
-from yolov5_sparse_plugin.zoo.stub import PARTS, Stub, is_word
 
 KINDS = ("weights", "recipe", "onnx", "card")
 MODEL, CHECKPOINT, ONNX, CARD = "training/model.pt", "training/model.ckpt.pt", "deployment/model.onnx", "model.md"

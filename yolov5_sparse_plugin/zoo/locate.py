@@ -7,13 +7,13 @@ import os
 import sys
 from pathlib import Path
 
+from yolov5_sparse_plugin import stubs as stubs
 from yolov5_sparse_plugin.errors import ZooError
 from yolov5_sparse_plugin.options import ZOO_SOURCES, SparseOptions
+from yolov5_sparse_plugin.stubs import Stub
 from yolov5_sparse_plugin.zoo import files
-from yolov5_sparse_plugin.zoo import stub as stubs
 from yolov5_sparse_plugin.zoo.files import Unusable
 from yolov5_sparse_plugin.zoo.sources import Found, Settings
-from yolov5_sparse_plugin.zoo.stub import Stub
 
 
 def locate(address: str, kind: str, options: SparseOptions, asked: str) -> str:

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from yolov5_sparse_plugin.errors import ZooError
+from yolov5_sparse_plugin.stubs import Stub
 from yolov5_sparse_plugin.zoo import layout
-from yolov5_sparse_plugin.zoo.stub import Stub
 
 
 def add(run: Path, stub: Stub, zoo: Path, force: bool = False) -> Path:

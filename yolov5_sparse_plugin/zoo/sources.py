@@ -17,9 +17,9 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from yolov5_sparse_plugin.options import ZOO_SOURCES, SparseOptions
+from yolov5_sparse_plugin.stubs import Stub
 from yolov5_sparse_plugin.zoo import client, files, layout
 from yolov5_sparse_plugin.zoo.files import Unusable
-from yolov5_sparse_plugin.zoo.stub import Stub
 
 LOCAL = ("directory", "cache")
 VENDOR_URL = "https://api.neuralmagic.com"

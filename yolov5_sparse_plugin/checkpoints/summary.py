@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolov5_sparse_plugin.training import checkpoints, phases
+from yolov5_sparse_plugin.checkpoints import checkpoints, phases
 
 
 def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:

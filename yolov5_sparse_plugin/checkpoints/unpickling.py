@@ -16,10 +16,8 @@ from typing import Any
 import torch
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.hosts.class_tree import library_class, own_class
-from yolov5_sparse_plugin.training import inert, trusted
-from yolov5_sparse_plugin.training.archive import (
+from yolov5_sparse_plugin.checkpoints import inert, trusted
+from yolov5_sparse_plugin.checkpoints.archive import (
     check_kind,
     check_sums,
     check_whole,
@@ -28,7 +26,9 @@ from yolov5_sparse_plugin.training.archive import (
     reading,
     stored,
 )
-from yolov5_sparse_plugin.training.assembly import Assembly
+from yolov5_sparse_plugin.checkpoints.assembly import Assembly
+from yolov5_sparse_plugin.errors import CheckpointError
+from yolov5_sparse_plugin.hosts.class_tree import library_class, own_class
 
 # what SparseML hung into models while it trained them: masks' hooks, teachers, losses; and the fork's quantizable `+`
 LEFTOVERS = ("sparseml.", "functools partial", "torch.utils.hooks RemovableHandle")

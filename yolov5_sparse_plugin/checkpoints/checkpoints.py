@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any, Callable
 import torch
 
 from yolov5_sparse_plugin import atomic, options
+from yolov5_sparse_plugin.checkpoints import archive, legacy, phases, unpickling
 from yolov5_sparse_plugin.errors import CheckpointError
-from yolov5_sparse_plugin.training import archive, legacy, phases, randomness, ranks, unpickling
+from yolov5_sparse_plugin.training import randomness, ranks
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.run import TrainingRun

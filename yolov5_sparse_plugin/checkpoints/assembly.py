@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolov5_sparse_plugin.training.inert import Array, Leftover, Method, Name, Ordered, Part, Refusal
+from yolov5_sparse_plugin.checkpoints.inert import Array, Leftover, Method, Name, Ordered, Part, Refusal
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device, torch.layout)
 TENSORS = (torch.Tensor, nn.Parameter)

@@ -18,13 +18,13 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
+from yolov5_sparse_plugin.checkpoints import archive, legacy_names, phases, plain, unpickling
 from yolov5_sparse_plugin.engine.residual import adding_bottlenecks, make_adds_quantizable
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree, model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
-from yolov5_sparse_plugin.training import archive, legacy_names, phases, plain, unpickling
 
 RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
 
@@ -106,7 +106,7 @@ def no_model(found: Any, file: Any) -> CheckpointError:
 
 def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Turn what the fork wrote, already loaded, into this plugin's format; `file` is for messages."""
-    from yolov5_sparse_plugin.training.checkpoints import FORMAT
+    from yolov5_sparse_plugin.checkpoints.checkpoints import FORMAT
 
     plain.check(ckpt, file)
     live, averaged = ckpt.get("model"), ckpt.get("ema")
@@ -198,9 +198,9 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     It is tried on a copy of the float model; `checkpoints.quantized_model` does it again when the model is used.
     """
 
+    from yolov5_sparse_plugin.checkpoints.checkpoints import load_state
     from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import front_matter, is_card
-    from yolov5_sparse_plugin.training.checkpoints import load_state
 
     state = legacy_names.unwrapped(found)
     archive.check_numbers(state, file)
