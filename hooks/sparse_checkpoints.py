@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolov5_sparse_plugin import atomic, hookimpl
-from yolov5_sparse_plugin.checkpoints import checkpoints, legacy
+from yolov5_sparse_plugin.checkpoints import legacy, reading, writing
 from yolov5_sparse_plugin.checkpoints.phases import PHASES, PhaseFitness
 from yolov5_sparse_plugin.checkpoints.summary import print_table
-from yolov5_sparse_plugin.training import ranks
+from yolov5_sparse_plugin.training import packing, ranks
 
 
 @hookimpl
@@ -19,21 +19,21 @@ def sparse_seams(run):
 
         def packed(ckpt, file):
             run.hook.sparse_pack(run=run, ckpt=ckpt)
-            checkpoints.save_atomically(torch_save, ckpt, file)
+            writing.save_atomically(torch_save, ckpt, file)
             run.saved = run.completed
             if Path(file).stem == "best" and run.settled:
                 beside = Path(file).with_name(f"best_{run.phase}.pt")
-                checkpoints.copy_atomically(file, beside)
+                writing.copy_atomically(file, beside)
 
         return packed
 
     def strip(upstream):
         def finish(file, *args, **kwargs):
-            if not checkpoints.is_sparse(file):
+            if not reading.is_sparse(file):
                 return legacy.stripping(upstream)(file, *args, **kwargs)
             beside = [Path(file).with_name(f"best_{phase}.pt") for phase in PHASES]
             for path in [file, *(p for p in beside if Path(file).stem == "best" and p.exists())]:
-                run.say(f"optimizer stripped from {path}, {checkpoints.strip(path):.1f} MB")
+                run.say(f"optimizer stripped from {path}, {writing.strip(path):.1f} MB")
 
         return finish
 
@@ -41,7 +41,7 @@ def sparse_seams(run):
         def restore(ckpt, optimizer, ema=None, *args, **kwargs):
             plain = {**ckpt, "ema": None} if run.quantized else ckpt
             best, first, epochs = upstream(plain, optimizer, ema, *args, **kwargs)
-            checkpoints.restore(run, ckpt, ema)
+            packing.restore(run, ckpt, ema)
             return PhaseFitness(best, ckpt["sparse"]["rank"]), first, epochs
 
         return restore
@@ -51,7 +51,7 @@ def sparse_seams(run):
 
 @hookimpl(tryfirst=True)  # others add to what stands here
 def sparse_pack(run, ckpt):
-    ckpt["sparse"] = checkpoints.sparse_part(run, ckpt["best_fitness"])
+    ckpt["sparse"] = packing.sparse_part(run, ckpt["best_fitness"])
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
-from yolov5_sparse_plugin.checkpoints import checkpoints, legacy
+from yolov5_sparse_plugin.checkpoints import legacy, reading
 from yolov5_sparse_plugin.hosts.log import mend_loggers, redirected
 from yolov5_sparse_plugin.hosts.noval import last_only
 from yolov5_sparse_plugin.training.ema import phase_ema
@@ -12,7 +12,7 @@ from yolov5_sparse_plugin.training.ema import phase_ema
 @hookimpl
 def sparse_seams(run):
     def load(torch_load):
-        return checkpoints.loader(legacy.readable(torch_load), quantized=False)
+        return reading.loader(legacy.readable(torch_load), quantized=False)
 
     def model(build):
         return lambda *args, **kwargs: run.adopt_model(build(*args, **kwargs))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TRUST, call, command, train_words, yolov5_train
 
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 
 PROBE = "import yolov5.train as t; print('ATTACHED', hasattr(t.train, '__yolov5_sparse_original__'))"
 
@@ -130,15 +130,15 @@ def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, pru
         ("after", False),
     ]
     for name in ("a", "c"):
-        part = checkpoints.read(tmp_path / "runs" / name / "weights" / "last.pt")["sparse"]
+        part = reading.read(tmp_path / "runs" / name / "weights" / "last.pt")["sparse"]
         assert part["sparsity"] == pytest.approx(0.7, abs=1e-4)
-    assert not checkpoints.is_sparse(tmp_path / "runs" / "b" / "weights" / "last.pt")
+    assert not reading.is_sparse(tmp_path / "runs" / "b" / "weights" / "last.pt")
 
 
 def test_python_m_yolov5_train_is_served(tmp_path, shapes, prune_two):
     words = train_words(shapes, "--sparse-recipe", prune_two)
     run = run_python(["-m", "yolov5.train", *words[1:]], tmp_path)
-    assert checkpoints.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+    assert reading.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
 
 
 def test_a_plain_run_has_the_numbers_of_one_without_the_plugin(tmp_path, shapes, plain):

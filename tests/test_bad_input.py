@@ -228,12 +228,12 @@ def test_a_seam_that_the_host_no_longer_calls_is_an_error():
 
 
 def test_a_damaged_or_newer_checkpoint(tmp_path):
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import reading
 
     torch.save({"sparse": {"format": "yolov5-sparse-plugin/99"}}, tmp_path / "new.pt")
-    assert checkpoints.is_sparse(tmp_path / "new.pt")
+    assert reading.is_sparse(tmp_path / "new.pt")
     with pytest.raises(CheckpointError, match="written in format 'yolov5-sparse-plugin/99', this plugin reads"):
-        checkpoints.read(tmp_path / "new.pt")
+        reading.read(tmp_path / "new.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "new.pt").read_bytes()[:300])
     with pytest.raises(CheckpointError, match="is damaged"):
-        checkpoints.read(tmp_path / "cut.pt")
+        reading.read(tmp_path / "cut.pt")

@@ -14,7 +14,7 @@ import yaml
 from checkouts import OFFLINE
 from conftest import TRUST, call, command, results, train_words
 
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import quantizers, reading
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0", **TRUST}
 PHASES = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
@@ -171,7 +171,7 @@ def test_resume_goes_on_where_the_run_was(checkout, trained, tmp_path):
     run = checkout.run(tmp_path, "train.py", "--resume", folder / "weights" / "last.pt")
     assert "Resuming training" in run.output
     assert results(run)["epoch"] == [1, 2] and results(run)["sparse/phase"] == [1, 3]
-    part = checkpoints.read(folder / "weights" / "last.pt")["sparse"]
+    part = reading.read(folder / "weights" / "last.pt")["sparse"]
     assert part["sparsity"] == pytest.approx(0.6, abs=1e-4) and part["epoch"] == 3
 
 
@@ -258,9 +258,9 @@ def same(one, other):
 
 def test_the_hub_loads_a_quantized_checkpoint_bit_by_bit(checkout, trained, tmp_path):
     found = hub(checkout, tmp_path, trained.weights / "best.pt")
-    ckpt = checkpoints.read(trained.weights / "best.pt")
+    ckpt = reading.read(trained.weights / "best.pt")
     same(found["state"], ckpt["sparse"]["state"])
-    model = checkpoints.quantized_model(ckpt)  # of the PyPI package's classes
+    model = quantizers.quantized_model(ckpt)  # of the PyPI package's classes
     torch.manual_seed(0)
     with torch.no_grad():
         y = model(torch.rand(1, 3, 64, 64))[0]
@@ -269,12 +269,12 @@ def test_the_hub_loads_a_quantized_checkpoint_bit_by_bit(checkout, trained, tmp_
 
 def test_the_hub_loads_the_float_twin_without_the_plugin(checkout, trained, tmp_path):
     found = hub(checkout, tmp_path, trained.weights / "best.pt", **WITHOUT)
-    same(found["state"], checkpoints.read(trained.weights / "best.pt")["model"].float().state_dict())
+    same(found["state"], reading.read(trained.weights / "best.pt")["model"].float().state_dict())
 
 
 def test_a_checkout_reads_a_checkpoint_of_the_pypi_package(checkout, finished, tmp_path):
     found = hub(checkout, tmp_path, finished.weights / "best.pt")
-    same(found["state"], checkpoints.read(finished.weights / "best.pt")["sparse"]["state"])
+    same(found["state"], reading.read(finished.weights / "best.pt")["sparse"]["state"])
 
 
 def test_the_pypi_package_reads_a_checkpoint_of_a_checkout(trained):
@@ -282,7 +282,7 @@ def test_the_pypi_package_reads_a_checkpoint_of_a_checkout(trained):
 
     model = attempt_load(trained.weights / "best.pt")
     assert type(model).__module__ == "yolov5.models.yolo"
-    same(model.state_dict(), checkpoints.read(trained.weights / "best.pt")["sparse"]["state"])
+    same(model.state_dict(), reading.read(trained.weights / "best.pt")["sparse"]["state"])
 
 
 def test_a_plain_model_of_the_pypi_package_exports_with_one_output(checkout, plain, tmp_path):
@@ -308,4 +308,4 @@ def test_a_stub_of_a_zoo_folder_stands_for_weights_and_recipe(checkout, trained,
     words = train_words(shapes, *more, "--sparse-zoo", zoo, weights=asked)[1:]
     run = checkout.run(tmp_path, "train.py", *words)
     assert results(run)["sparse/phase"] == [1, 3]
-    assert checkpoints.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.6, abs=1e-4)
+    assert reading.read(run.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.6, abs=1e-4)

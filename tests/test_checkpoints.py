@@ -13,7 +13,7 @@ import torch
 from commands import run_commands
 from conftest import call, clean_environment, command, results, yolov5_train, zeros
 
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import formats, quantizers, reading, writing
 from yolov5_sparse_plugin.errors import CheckpointError
 
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
@@ -84,12 +84,12 @@ def test_a_plain_pickle_of_the_hosts_own_classes(finished):
 
 
 def test_a_quantized_model_reloads_bit_by_bit(finished):
-    ckpt = checkpoints.read(finished.weights / "epoch4.pt")
+    ckpt = reading.read(finished.weights / "epoch4.pt")
     state = ckpt["sparse"]["state"]
     scales = [n for n in state if n.endswith("scale")]
     assert len(scales) > 100 and all(state[n].dtype == torch.float32 for n in scales)
     assert any((state[n].half().float() != state[n]).any() for n in scales), "FP16 would do: this test shows nothing"
-    model = checkpoints.quantized_model(ckpt)
+    model = quantizers.quantized_model(ckpt)
     for again in (model, model.half(), model.float(), model.fuse()):
         loaded = again.state_dict()
         assert set(loaded) == set(state)
@@ -100,8 +100,8 @@ def test_scales_survive_each_of_upstreams_four_halvings(finished):
     """deepcopy().half() and strip_optimizer act on files; .half().float() and attempt_load().half() on modules."""
     import yolov5.models.experimental as experimental
 
-    during = checkpoints.read(finished.weights / "epoch4.pt")["sparse"]["state"]
-    after = checkpoints.read(finished.weights / "last.pt")["sparse"]["state"]
+    during = reading.read(finished.weights / "epoch4.pt")["sparse"]["state"]
+    after = reading.read(finished.weights / "last.pt")["sparse"]["state"]
     assert all(torch.equal(during[n], after[n]) for n in during)
     model = experimental.attempt_load(finished.weights / "last.pt", device=torch.device("cpu"))
     assert all(torch.equal(model.half().float().state_dict()[n], after[n]) for n in after)
@@ -110,7 +110,7 @@ def test_scales_survive_each_of_upstreams_four_halvings(finished):
 
 
 def test_the_float_twin_has_the_weights_of_the_quantized_model(finished):
-    ckpt = checkpoints.read(finished.weights / "epoch4.pt")
+    ckpt = reading.read(finished.weights / "epoch4.pt")
     twin, state = ckpt["model"].state_dict(), ckpt["sparse"]["state"]
     assert torch.equal(twin["model.0.conv.weight"], state["model.0.conv.module.weight"].half())
     assert torch.equal(twin["model.0.bn.running_var"], state["model.0.bn.bn.running_var"].half())
@@ -118,9 +118,9 @@ def test_the_float_twin_has_the_weights_of_the_quantized_model(finished):
 
 
 def test_best_fitness_in_a_checkpoint_is_upstreams_plain_number(finished):
-    ckpt = checkpoints.read(finished.weights / "epoch4.pt")
+    ckpt = reading.read(finished.weights / "epoch4.pt")
     assert type(ckpt["best_fitness"]) is float
-    assert checkpoints.read(finished.weights / "epoch1.pt")["sparse"]["rank"] == 1
+    assert reading.read(finished.weights / "epoch1.pt")["sparse"]["rank"] == 1
 
 
 @pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
@@ -179,7 +179,7 @@ def test_every_checkpoint_validates_detects_and_fine_tunes(finished, shapes, tmp
 
 
 def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
-    source = checkpoints.read(finished.weights / "best_pruned.pt")
+    source = reading.read(finished.weights / "best_pruned.pt")
     run = yolov5_train(
         tmp_path,
         shapes,
@@ -189,7 +189,7 @@ def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
         "num_epochs=2,warmup_epochs=1",
         weights=finished.weights / "best_pruned.pt",
     )
-    ckpt = checkpoints.read(run.weights / "last.pt")
+    ckpt = reading.read(run.weights / "last.pt")
     assert ckpt["sparse"]["phase"] == "pruned" and results(run)["epoch"] == [0, 1]
     before, after = source["model"].state_dict(), ckpt["model"].state_dict()
     for name in ckpt["sparse"]["layers"]:
@@ -208,19 +208,19 @@ def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, worseni
     for env in ({}, WITHOUT):
         assert len(load_all(files, tmp_path, **env)) == len(files)
     for file in run.weights.glob("epoch*.pt"):
-        assert checkpoints.read(file)["epoch"] == int(file.stem[5:])
+        assert reading.read(file)["epoch"] == int(file.stem[5:])
 
 
 def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path):
     file = tmp_path / "last.pt"
-    checkpoints.save_atomically(torch.save, {"epoch": 1}, file)
+    writing.save_atomically(torch.save, {"epoch": 1}, file)
 
     def interrupted(ckpt, stream):
         torch.save(ckpt, stream)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save_atomically(interrupted, {"epoch": 2}, file)
+        writing.save_atomically(interrupted, {"epoch": 2}, file)
     assert torch.load(file) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
@@ -234,12 +234,12 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(CheckpointError, match="No space left on device.*the previous one is still there"):
-        checkpoints.save_atomically(full, {}, file)
+        writing.save_atomically(full, {}, file)
     assert file.read_bytes() == b"the previous one"
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
     file.unlink()
     with pytest.raises(CheckpointError, match="No space left on device.*there is no earlier one"):
-        checkpoints.save_atomically(full, {}, file)
+        writing.save_atomically(full, {}, file)
 
 
 def damaged(ckpt, kind):
@@ -269,17 +269,17 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_checkpoint_with_a_damaged_part_is_refused(finished, tmp_path, kind):
-    ckpt = damaged(checkpoints.read(finished.weights / "best.pt"), kind)
+    ckpt = damaged(reading.read(finished.weights / "best.pt"), kind)
     torch.save(ckpt, tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match=DAMAGES[kind]):
-        checkpoints.read(tmp_path / "best.pt")
+        reading.read(tmp_path / "best.pt")
 
 
 def test_the_commands_say_in_a_sentence_what_a_file_is_instead_of_a_checkpoint(finished, shapes, tmp_path):
     whole = (finished.weights / "best.pt").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF  # in the middle of a tensor: torch reads it without a word
-    torch.save(damaged(checkpoints.read(finished.weights / "best.pt"), "state"), tmp_path / "partless.pt")
+    torch.save(damaged(reading.read(finished.weights / "best.pt"), "state"), tmp_path / "partless.pt")
     for name, content in {"empty.pt": b"", "page.pt": b"<!doctype html>\n<html>", "flipped.pt": bytes(flipped)}.items():
         (tmp_path / name).write_bytes(content)
     said = {
@@ -298,15 +298,15 @@ def test_the_commands_say_in_a_sentence_what_a_file_is_instead_of_a_checkpoint(f
 
 def test_a_plain_checkpoint_that_mentions_this_project_is_a_plain_one(tmp_path):
     torch.save({"opt": {"save_dir": "/home/me/yolov5-sparse-plugin/runs/train/exp"}}, tmp_path / "plain.pt")
-    assert not checkpoints.is_sparse(tmp_path / "plain.pt")
-    torch.save({"sparse": {"format": checkpoints.FORMAT}}, tmp_path / "own.pt")
-    assert checkpoints.is_sparse(tmp_path / "own.pt")
+    assert not reading.is_sparse(tmp_path / "plain.pt")
+    torch.save({"sparse": {"format": formats.FORMAT}}, tmp_path / "own.pt")
+    assert reading.is_sparse(tmp_path / "own.pt")
 
 
 def test_plain_runs_write_upstreams_own_checkpoint(plain):
     ckpt = torch.load(plain.weights / "last.pt", map_location="cpu", weights_only=False)
     assert "sparse" not in ckpt
     assert not [k for k in ckpt["opt"] if "sparse" in k]
-    assert not checkpoints.is_sparse(plain.weights / "last.pt")
+    assert not reading.is_sparse(plain.weights / "last.pt")
     assert sorted(p.name for p in plain.weights.iterdir()) == ["best.pt", "last.pt"]
     assert "sparse" not in plain.output

@@ -23,7 +23,7 @@ import torch
 import yaml
 from conftest import RECIPE, REPOSITORY, Result, call, hyperparameters, results, yolov5_train, zeros
 
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import quantizers, reading
 from yolov5_sparse_plugin.errors import SparsePluginError
 
 PAGE = REPOSITORY / "docs" / "compatibility.md"
@@ -75,7 +75,7 @@ class Run:
     start: Path | None = None
 
     def ckpt(self, name: str) -> dict[str, Any]:
-        return checkpoints.read(self.folder / "weights" / name)
+        return reading.read(self.folder / "weights" / name)
 
     @property
     def files(self) -> set[str]:
@@ -222,7 +222,7 @@ def plots(run: Run) -> str:
 def autoanchor(run: Run) -> str:
     assert "AutoAnchor: " in run.output
     ckpt = run.ckpt("best.pt")
-    restored = checkpoints.quantized_model(run.ckpt("best.pt"))
+    restored = quantizers.quantized_model(run.ckpt("best.pt"))
     assert torch.allclose(ckpt["model"].model[-1].anchors.float(), restored.model[-1].anchors, rtol=1e-3)
     return "anchors are found before the first epoch, and are the quantized model's"
 
@@ -581,7 +581,7 @@ def test_nan_leaves_the_checkpoints_of_the_epoch_before(train, table):
     message = refusal(train, "nan_later", case)
     weights = train.project / "nan_later" / "weights"
     for name in ("last.pt", "best.pt", "best_pruned.pt"):
-        ckpt = checkpoints.read(weights / name)
+        ckpt = reading.read(weights / name)
         assert ckpt["epoch"] == 0 and ckpt["sparse"]["phase"] == "pruned"
         assert all(torch.isfinite(value).all() for value in ckpt["sparse"]["state"].values())
     table.row("nan_later", "NaN once quantized", shown(message, weights / "last.pt"))

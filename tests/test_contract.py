@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY, call, command, results, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs, manager
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.errors import PluginError
 
 SPECS = {
@@ -218,7 +218,7 @@ def test_hooks_are_thin_and_sparseml_is_imported_in_the_engine_only():
 def test_what_a_drop_in_packs_is_in_the_finished_checkpoint(spied):
     run, _ = spied
     for name in ("best_pruned.pt", "best.pt", "last.pt"):
-        assert checkpoints.read(run.weights / name)["sparse"]["spy"] == "was here"
+        assert reading.read(run.weights / name)["sparse"]["spy"] == "was here"
 
 
 def test_a_hook_file_may_bring_a_modifier(tmp_path):

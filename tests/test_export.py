@@ -19,7 +19,7 @@ import yaml
 from conftest import call, command, export, small_file_system
 from onnx import TensorProto, numpy_helper
 
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, RecipeError, SparsePluginError
 from yolov5_sparse_plugin.export.layers import macs, module_of, weights_of
 
@@ -100,7 +100,7 @@ def test_the_default_graph_is_8_bits_through_and_through(exported):
 
 
 def test_pruned_weights_are_zero_in_the_file(exported, finished):
-    layers = checkpoints.read(finished.weights / "best.pt")["sparse"]["layers"]
+    layers = reading.read(finished.weights / "best.pt")["sparse"]["layers"]
     found = {
         module_of(name): float((array == 0).mean()) for name, array in weights_of(onnx.load(exported[1] / "best.onnx"))
     }

@@ -23,7 +23,7 @@ from yolov5.models import common
 
 from hooks import sparse_checkpoints
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.checkpoints import checkpoints, inert, legacy, unpickling
+from yolov5_sparse_plugin.checkpoints import inert, legacy, quantizers, reading, unpickling
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.recipes_io import read
 
@@ -124,7 +124,7 @@ def test_a_recipe_inside_a_checkpoint_of_ours(tmp_path, witness, kind, quantized
     ckpt = {**quantized, "sparse": {**quantized["sparse"], "recipe": recipe_of_kind(kind, witness, tmp_path)}}
     torch.save(ckpt, tmp_path / "model.pt")
     with pytest.raises((RecipeError, CheckpointError)):
-        checkpoints.quantized_model(checkpoints.read(tmp_path / "model.pt"))
+        quantizers.quantized_model(reading.read(tmp_path / "model.pt"))
     assert not witness.exists()
 
 
@@ -135,7 +135,7 @@ def test_a_recipe_inside_a_checkpoint_of_the_fork(tmp_path, witness, kind):
     state = {**fork.state(model), "model.0.conv.quant.activation_post_process.zero_point": torch.zeros(1)}
     ckpt = fork.checkpoint(model, model=state, checkpoint_recipe=recipe_of_kind(kind, witness, tmp_path))
     torch.save(ckpt, tmp_path / "model.pt")
-    read = checkpoints.read(tmp_path / "model.pt")
+    read = reading.read(tmp_path / "model.pt")
     assert "state" not in read["sparse"] and not witness.exists()
 
 
@@ -204,7 +204,7 @@ def test_what_is_no_number_and_no_string_is_refused(tmp_path, witness, name, how
     if how != "beside a state dict":
         return
     with pytest.raises(CheckpointError, match="keeps LeakyReLU where only numbers"):
-        checkpoints.read(tmp_path / "model.pt")
+        reading.read(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["of this plugin", "plain"])
@@ -226,7 +226,7 @@ def test_names_of_classes_are_names(tmp_path, finished, names, own):
         del ckpt["sparse"]
     torch.save(ckpt, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="names in the checkpoint (are to be one text|has .* a path that leads)"):
-        (checkpoints.read if own else legacy.readable(None))(tmp_path / "model.pt")
+        (reading.read if own else legacy.readable(None))(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("names", [{0: "tv/monitor", 1: "日本", 2: "it's"}, ["a", "b: c", "{}", True, 7, None]])
@@ -234,7 +234,7 @@ def test_names_of_any_script_stay(tmp_path, finished, names):
     ckpt = unpickling.load(finished.weights / "best_dense.pt")
     ckpt["model"].names = names
     torch.save(ckpt, tmp_path / "model.pt")
-    assert checkpoints.read(tmp_path / "model.pt")["model"].names == names
+    assert reading.read(tmp_path / "model.pt")["model"].names == names
 
 
 def test_numbers_of_numpy_become_plain(tmp_path):
@@ -310,7 +310,7 @@ def test_a_run_without_its_options_is_read_with_care(tmp_path, witness, interrup
     ckpt = unpickling.load(last)
     ckpt["opt"] = {**ckpt["opt"], "name": Calls(eval, touching(witness))}
     torch.save(ckpt, last)
-    assert checkpoints.is_sparse(last)
+    assert reading.is_sparse(last)
     bare = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # what torch did before
     ((status, output),) = run_commands(tmp_path, ["train", "--resume", last], **bare)
     assert status == 2 and "wants to call builtins.eval" in output and not witness.exists()
@@ -335,7 +335,7 @@ def test_what_stands_beside_a_resumed_run_is_stripped_with_care(tmp_path, witnes
     plain = unpickling.load(finished.weights / "best_dense.pt")
     del plain["sparse"]
     torch.save({**plain, "updates": Calls(eval, touching(witness))}, tmp_path / "best.pt")
-    assert not checkpoints.is_sparse(tmp_path / "best.pt")
+    assert not reading.is_sparse(tmp_path / "best.pt")
     with pytest.raises(CheckpointError, match="wants to call builtins.eval"):
         strip(general.strip_optimizer)(tmp_path / "best.pt")
     assert not witness.exists()
@@ -520,11 +520,11 @@ def test_a_models_description_runs_no_code_and_builds_nothing_huge(tmp_path, pru
     else:
         ckpt["yaml"][key] = json.loads(text)
     with pytest.raises(CheckpointError, match=message):
-        checkpoints.read(fork.saved(tmp_path, ckpt))
+        reading.read(fork.saved(tmp_path, ckpt))
     model = deepcopy(pruned)
     model.yaml = ckpt["yaml"]
     with pytest.raises(CheckpointError, match=message):
-        checkpoints.read(fork.saved(tmp_path, {**ckpt, "model": model}))
+        reading.read(fork.saved(tmp_path, {**ckpt, "model": model}))
     assert not canary(tmp_path).exists()
 
 
@@ -533,7 +533,7 @@ def test_a_description_of_no_model_is_said_to_be_none(tmp_path, pruned, head):
     ckpt = fork.checkpoint(pruned)
     ckpt["yaml"]["head"] = head
     with pytest.raises(CheckpointError, match="it is damaged"):
-        checkpoints.read(fork.saved(tmp_path, ckpt))
+        reading.read(fork.saved(tmp_path, ckpt))
 
 
 def test_a_description_is_no_path_of_a_file(tmp_path, pruned):
@@ -541,7 +541,7 @@ def test_a_description_is_no_path_of_a_file(tmp_path, pruned):
     model = deepcopy(pruned)
     model.yaml = str(fork.write_yaml(tmp_path / "evil.yaml", {"activation": "exit()"}))
     with pytest.raises(CheckpointError, match="the model's description in the checkpoint is missing or incomplete"):
-        checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=model)))
+        reading.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=model)))
 
 
 def test_a_pickle_cannot_change_what_it_is_given(tmp_path):
@@ -564,7 +564,7 @@ def test_a_torchscript_file_is_no_checkpoint(tmp_path):
 
 def test_a_trusted_file_is_loaded_whatever_it_calls(tmp_path, monkeypatch):
     monkeypatch.setenv("YOLOV5_SPARSE_TRUST_PICKLE", "1")
-    checkpoints.read(hostile(tmp_path, "os.system"))
+    reading.read(hostile(tmp_path, "os.system"))
     assert canary(tmp_path).exists()
 
 
@@ -714,20 +714,20 @@ def test_what_is_no_model_is_said_to_be_none(tmp_path, finished, change, message
     change = {key: endless if value is RecursionError else value for key, value in change.items()}
     torch.save({**plain, **change}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=message):
-        checkpoints.read(tmp_path / "model.pt")
+        reading.read(tmp_path / "model.pt")
 
 
 def test_a_number_of_classes_is_one(tmp_path, pruned):
     """A state dict is loaded into a model that is built for so many."""
     file = fork.saved(tmp_path, fork.checkpoint(pruned, nc=10**9))
     with pytest.raises(CheckpointError, match="has 1000000000 for nc"):
-        checkpoints.read(file)
+        reading.read(file)
 
 
 def test_what_training_writes_needs_no_trust(finished, plain, coco_weights):
     for file in (*finished.weights.glob("*.pt"), *plain.weights.glob("*.pt"), coco_weights):
         assert unpickling.load(file)["model"] is not None, file
-    assert not any(checkpoints.is_sparse(file) for file in (*plain.weights.glob("*.pt"), coco_weights))
+    assert not any(reading.is_sparse(file) for file in (*plain.weights.glob("*.pt"), coco_weights))
 
 
 def test_every_command_refuses_in_a_sentence_what_it_is_not_told_to_trust(tmp_path, shapes, pruned):

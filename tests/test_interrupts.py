@@ -12,7 +12,7 @@ from pathlib import Path
 from conftest import call, command, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 
 SIGNALLING = """
 import os
@@ -43,7 +43,7 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path, shapes, recipe):
     last = run.weights / "last.pt"
     assert f"terminated in epoch 2 of 5 (dense); {last.relative_to(tmp_path)} holds 1 complete epoch." in run.output
     assert "Traceback" not in run.output
-    assert checkpoints.read(last)["sparse"]["epoch"] == 1
+    assert reading.read(last)["sparse"]["epoch"] == 1
     assert not list(run.weights.glob(".*"))
     env = {"AT": "3.25", "SIGNAL": str(int(signal.SIGTERM))}
     resumed = call(
@@ -51,7 +51,7 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path, shapes, recipe):
     )
     assert "terminated in epoch 4 of 5 (pruned_quantized)" in resumed.output
     assert "holds 3 complete epochs." in resumed.output
-    assert checkpoints.read(last)["sparse"]["epoch"] == 3
+    assert reading.read(last)["sparse"]["epoch"] == 3
 
 
 def test_interrupted_in_its_first_epoch_a_run_says_that_there_is_nothing_to_go_on_from(tmp_path, shapes, recipe):

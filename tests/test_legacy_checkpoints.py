@@ -13,7 +13,7 @@ from commands import run_commands
 from conftest import results, yolov5_train, zeros
 from yolov5.utils.general import LOGGER
 
-from yolov5_sparse_plugin.checkpoints import archive, checkpoints, legacy, unpickling
+from yolov5_sparse_plugin.checkpoints import archive, legacy, quantizers, reading, unpickling
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
 
@@ -52,7 +52,7 @@ def assert_same(model, original):
 def test_a_state_dict_becomes_a_model_of_this_host(tmp_path, pruned):
     file = fork.saved(tmp_path, fork.checkpoint(pruned))
     assert legacy.is_legacy(file)
-    ckpt = checkpoints.read(file)
+    ckpt = reading.read(file)
     assert type(ckpt["model"]).__module__ == "yolov5.models.yolo" and ckpt["ema"] is None and ckpt["epoch"] == -1
     assert ckpt["sparse"]["phase"] == "pruned" and ckpt["sparse"]["sparsity"] == pytest.approx(0.6, abs=0.001)
     assert ckpt["model"].nc == 3 and ckpt["model"].hyp["box"] == 0.05 and list(ckpt["model"].stride) == [8, 16, 32]
@@ -61,7 +61,7 @@ def test_a_state_dict_becomes_a_model_of_this_host(tmp_path, pruned):
 
 def test_half_precision_comes_back_as_it_was_written(tmp_path, pruned):
     half = deepcopy(pruned).half()
-    ckpt = checkpoints.read(fork.saved(tmp_path, fork.checkpoint(half)))
+    ckpt = reading.read(fork.saved(tmp_path, fork.checkpoint(half)))
     assert ckpt["model"].state_dict()["model.0.conv.weight"].dtype == torch.float32
     assert_same(ckpt["model"], half)
 
@@ -81,7 +81,7 @@ def test_the_recipe_is_found_under_each_of_its_names(tmp_path, pruned, keys):
     ckpt = {k: v for k, v in fork.checkpoint(pruned, **keys).items() if v is not ...}
     file = fork.saved(tmp_path, ckpt)
     assert legacy.is_legacy(file)
-    part = checkpoints.read(file)["sparse"]
+    part = reading.read(file)["sparse"]
     assert part["recipe"] == (fork.PRUNED if fork.PRUNED in keys.values() else "")
     assert part["epoch"] == keys.get("epoch", -1)
 
@@ -96,7 +96,7 @@ def test_averaged_weights_are_read_where_there_are_any(tmp_path, pruned, ema):
         ckpt["ema"] = ckpt["updates"] = None
     elif ema == "updates absent":
         del ckpt["updates"]
-    read = checkpoints.read(fork.saved(tmp_path, ckpt))
+    read = reading.read(fork.saved(tmp_path, ckpt))
     assert_same(read["model"], pruned)
     assert read["updates"] == (12 if ema == "state" else None)
     if ema in ("absent", "none"):
@@ -114,7 +114,7 @@ def test_a_pickled_module_of_either_class_tree_becomes_one_of_this_host(tmp_path
     names = archive.contents(file)[0]
     assert {f"{package}.common _Add", f"{package}.yolo DetectionModel"} <= names
     assert legacy.is_legacy(file)
-    read = checkpoints.read(file)
+    read = reading.read(file)
     for module in read["model"].modules():
         assert type(module).__module__.startswith(("yolov5.models.", "torch.nn.modules.")), type(module)
         assert not hasattr(module, "add_node")
@@ -135,7 +135,7 @@ def test_a_module_of_release_5_keeps_its_weights_and_gets_todays_detect_layer(tm
         ckpt = {"epoch": -1, "model": model, "ema": None, "yaml": model.yaml, "recipe": None}
         file = fork.saved(tmp_path, ckpt, _use_new_zipfile_serialization=False)
     assert legacy.is_legacy(file)
-    read = checkpoints.read(file)["model"]
+    read = reading.read(file)["model"]
     assert isinstance(read.model[-1].anchor_grid, list)
     assert_same(read, pruned)
 
@@ -151,7 +151,7 @@ def test_a_segmentation_model_is_read(tmp_path, package):
     with fork.class_tree(package):
         file = fork.saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
     assert any(name.endswith(" getattr") for name in archive.contents(file)[0]), "this test shows nothing"
-    with checkpoints.whole_pickles():
+    with reading.whole_pickles():
         read = attempt_load(str(file), device=torch.device("cpu"), fuse=False)
     assert type(read) is SegmentationModel
     assert_same(read, model)
@@ -167,20 +167,20 @@ def test_a_plain_model_of_release_5_is_brought_up_to_date_where_this_plugin_read
     detect.register_buffer("anchor_grid", torch.ones(3, 1, 3, 1, 1, 2))
     with fork.class_tree("models"):
         file = fork.saved(tmp_path, {"epoch": -1, "model": model, "ema": None})
-    assert not checkpoints.is_sparse(file)
-    with checkpoints.whole_pickles():
+    assert not reading.is_sparse(file)
+    with reading.whole_pickles():
         assert_same(attempt_load(str(file), device=torch.device("cpu"), fuse=False), pruned)
 
 
 def test_the_format_before_torch_1_6_is_read(tmp_path, pruned):
     file = fork.saved(tmp_path, fork.checkpoint(pruned), _use_new_zipfile_serialization=False)
     assert legacy.is_legacy(file)
-    assert_same(checkpoints.read(file)["model"], pruned)
+    assert_same(reading.read(file)["model"], pruned)
 
 
 def test_names_from_several_gpus_are_the_same_names(tmp_path, pruned):
     state = {f"module.{name}": value for name, value in fork.state(pruned).items()}
-    assert_same(checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=state)))["model"], pruned)
+    assert_same(reading.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=state)))["model"], pruned)
 
 
 def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, pruned, monkeypatch):
@@ -202,7 +202,7 @@ def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, prun
         )
     assert any(module._forward_pre_hooks for module in model.modules()), "this test shows nothing"
     assert any(name.startswith("sparseml.") for name in archive.contents(file)[0]), "this test shows nothing"
-    read = checkpoints.read(file)["model"]
+    read = reading.read(file)["model"]
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in read.modules())
     plain = deepcopy(pruned)
     plain.load_state_dict(model.state_dict())
@@ -211,7 +211,7 @@ def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, prun
 
 def test_what_distillation_left_behind_is_ignored_by_name(tmp_path, pruned, said):
     state = {**fork.state(pruned), "teacher.model.0.conv.weight": torch.zeros(1), "kd_projection.weight": torch.ones(2)}
-    read = checkpoints.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=state)))
+    read = reading.read(fork.saved(tmp_path, fork.checkpoint(pruned, model=state)))
     assert_same(read["model"], pruned)
     assert "2 tensors are no part of the model and were left out, the first is teacher.model.0.conv.weight" in said[0]
 
@@ -225,7 +225,7 @@ def test_the_forks_word_for_an_activation_is_understood(tmp_path):
     written = fork.checkpoint(model)
     del written["yaml"]["activation"]
     written["yaml"]["act"] = "Hardswish"
-    read = checkpoints.read(fork.saved(tmp_path, written))["model"]
+    read = reading.read(fork.saved(tmp_path, written))["model"]
     assert_same(read, model)
     assert not any(isinstance(m, torch.nn.Hardswish) for m in fork.model().modules()), "the next model has it, too"
 
@@ -235,12 +235,12 @@ def test_the_forks_word_for_an_activation_is_understood(tmp_path):
 
 def test_a_quantized_state_is_rebuilt_bit_by_bit(quantized, pruned):
     model, file = quantized
-    ckpt = checkpoints.read(file)
+    ckpt = reading.read(file)
     assert ckpt["sparse"]["phase"] == "pruned_quantized"
     weights = {n: v for n, v in pruned.state_dict().items() if n.endswith(("weight", "bias", "anchors"))}
     twin = ckpt["model"].state_dict()
     assert set(twin) == set(pruned.state_dict()) and all(torch.equal(twin[n], v) for n, v in weights.items())
-    again = checkpoints.quantized_model(ckpt)
+    again = quantizers.quantized_model(ckpt)
     ours, theirs = again.state_dict(), model.state_dict()
     scales = [n for n in theirs if n.endswith("scale") and "add_node" not in n]
     assert len(scales) > 100 and all(torch.equal(ours[n], theirs[n]) for n in scales)
@@ -260,9 +260,9 @@ def test_a_staged_recipe_is_rebuilt_as_well(tmp_path, pruned, monkeypatch, said)
 
     staged = str(ScheduledModifierManager.compose_staged(fork.PRUNED, text))
     assert "stage" in staged
-    ckpt = checkpoints.read(fork.saved(tmp_path, fork.checkpoint(model, checkpoint_recipe=staged)))
+    ckpt = reading.read(fork.saved(tmp_path, fork.checkpoint(model, checkpoint_recipe=staged)))
     with torch.no_grad():
-        assert torch.equal(checkpoints.quantized_model(ckpt)(IMAGES)[0], model(IMAGES)[0])
+        assert torch.equal(quantizers.quantized_model(ckpt)(IMAGES)[0], model(IMAGES)[0])
     assert said == []
 
 
@@ -274,7 +274,7 @@ def test_constants_that_older_torch_did_not_write_are_added(quantized):
         n: v.long() if n.endswith("zero_point") else v for n, v in ckpt["model"].items() if not n.endswith(".eps")
     }
     torch.save(ckpt, file.with_name("older.pt"))
-    again = checkpoints.quantized_model(checkpoints.read(file.with_name("older.pt")))
+    again = quantizers.quantized_model(reading.read(file.with_name("older.pt")))
     with torch.no_grad():
         assert torch.equal(again(IMAGES)[0], model(IMAGES)[0])
 
@@ -285,7 +285,7 @@ def test_quantizers_that_cannot_be_rebuilt_leave_the_float_model_and_a_warning(q
     _, file = quantized
     ckpt = torch.load(file, weights_only=True)
     torch.save({**ckpt, "checkpoint_recipe": recipe}, file.with_name("unfit.pt"))
-    read = checkpoints.read(file.with_name("unfit.pt"))
+    read = reading.read(file.with_name("unfit.pt"))
     assert read["sparse"]["phase"] == "pruned" and "state" not in read["sparse"]
     weights = read["model"].state_dict()
     assert all(torch.equal(weights[n], v) for n, v in pruned.state_dict().items() if n.endswith(("weight", "bias")))
@@ -309,7 +309,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, pruned, share, zipped):
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(CheckpointError, match="not a checkpoint that torch can read, or it is damaged"):
-        checkpoints.read(file)
+        reading.read(file)
 
 
 def test_weights_of_another_model_than_the_description(tmp_path, pruned):
@@ -318,18 +318,18 @@ def test_weights_of_another_model_than_the_description(tmp_path, pruned):
     with pytest.raises(
         CheckpointError, match="do not fit the model that the checkpoint describes: 0 are missing, 288 of"
     ):
-        checkpoints.read(fork.saved(tmp_path, ckpt))
+        reading.read(fork.saved(tmp_path, ckpt))
     ckpt = fork.checkpoint(pruned)
     del ckpt["model"]["model.1.conv.weight"]
     with pytest.raises(CheckpointError, match=r"1 are missing.*first: model.1.conv.weight, missing"):
-        checkpoints.read(fork.saved(tmp_path, ckpt))
+        reading.read(fork.saved(tmp_path, ckpt))
 
 
 def test_a_file_of_something_else(tmp_path):
     for content in (pickle.dumps(["a", 2]), b"", b"only text"):
         (tmp_path / "model.pt").write_bytes(content)
         with pytest.raises(CheckpointError, match="not a checkpoint that torch can read, or it is damaged"):
-            checkpoints.read(tmp_path / "model.pt")
+            reading.read(tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="it holds a list, not a dict"):
         unpickling.load(fork.saved(tmp_path, ["a", 2]))
 
@@ -442,7 +442,7 @@ def test_training_from_a_pruned_checkpoint_keeps_its_zeros(tmp_path, shapes, pru
     args = ["--sparse-recipe", "transfer_pruned", "--sparse-recipe-args", "num_epochs=2,warmup_epochs=1"]
     run = yolov5_train(tmp_path, shapes, *args, weights=file)
     assert results(run)["epoch"] == [0, 1] and "Transferred 34" in run.output
-    ckpt = checkpoints.read(run.weights / "last.pt")
+    ckpt = reading.read(run.weights / "last.pt")
     before, after = pruned.state_dict(), ckpt["model"].state_dict()
     for name in ckpt["sparse"]["layers"]:
         assert not (after[name][before[name] == 0] != 0).any(), name

@@ -16,7 +16,7 @@ import yolov5
 from conftest import RECIPE, REPOSITORY, call, command, hyperparameters, results, yolov5_train
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.recipes_io import RecipeText
@@ -197,7 +197,7 @@ def test_a_resumed_run_takes_a_smaller_batch(lowered, finished):
     assert results(lowered)["x/lr1"] == [pytest.approx(rate * 79 / 100, rel=1e-3)]
     opt = yaml.safe_load((lowered.folder / "opt.yaml").read_text())
     assert opt["batch_size"] == 2 and opt["sparse_qat_batch_size"] == 1 and opt["epochs"] == 5
-    part = checkpoints.read(lowered.weights / "last.pt")["sparse"]
+    part = reading.read(lowered.weights / "last.pt")["sparse"]
     assert part["sparsity"] == pytest.approx(0.6, abs=1e-4) and part["epoch"] == 5
 
 
@@ -226,7 +226,7 @@ def test_parts_begin_with_quantization_and_a_teacher_sees_whole_batches(tmp_path
     assert "because --sparse-qat-batch-size keeps those of 3 images at a time" in run.output
     assert results(run)["sparse/phase"] == [0, 3]
     assert all(value > 0 for value in results(run)["sparse/distillation"])
-    assert checkpoints.read(run.weights / "best.pt")["sparse"]["sparsity"] == pytest.approx(0.6, abs=1e-4)
+    assert reading.read(run.weights / "best.pt")["sparse"]["sparsity"] == pytest.approx(0.6, abs=1e-4)
 
 
 def test_the_memory_that_quantization_takes_is_said_before_the_run(finished):

@@ -159,17 +159,17 @@ def test_using_a_quantized_checkpoint_changes_nothing_in_it(finished, shapes, tm
     import yolov5.export
     import yolov5.val
 
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import quantizers, reading
 
     made = []
-    rebuild = checkpoints.quantized_model
+    rebuild = quantizers.quantized_model
 
     def noted(ckpt):
         model = rebuild(ckpt)
         made.append((model, buffers(model)))
         return model
 
-    monkeypatch.setattr(checkpoints, "quantized_model", noted)
+    monkeypatch.setattr(reading, "quantized_model", noted)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("YOLOV5_SPARSE_DISABLE", "export_report")
     weights = tmp_path / "best.pt"
@@ -190,7 +190,7 @@ def test_a_file_with_scales_in_half_precision_is_rounded_with_those(tmp_path, pr
     """The fork wrote scales and ranges in FP16, so that they no longer agree; it rounds with the stored scales."""
     import fork
 
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import quantizers, reading
     from yolov5_sparse_plugin.engine.sparseml import compat
 
     monkeypatch.setattr(compat.TorchQuantization, "FakeQuantize", torch.ao.quantization.FakeQuantize)
@@ -200,7 +200,7 @@ def test_a_file_with_scales_in_half_precision_is_rounded_with_those(tmp_path, pr
     theirs.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
     monkeypatch.undo()
     file = fork.saved(tmp_path, fork.checkpoint(theirs, model=state, checkpoint_recipe=text))
-    ours = checkpoints.quantized_model(checkpoints.read(file))
+    ours = quantizers.quantized_model(reading.read(file))
     assert any(type(module) is FakeQuantize for module in ours.modules())
     torch.manual_seed(0)
     before = buffers(ours)

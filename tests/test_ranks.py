@@ -12,7 +12,7 @@ import pytest
 from conftest import Result, clean_environment, hyperparameters, train_words
 from zoo_server import STUB, Flaky, serving
 
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 
 # writes down what a rank is like, and dies where it is told to
 RECORDING = """
@@ -109,7 +109,7 @@ def test_two_ranks_prune_quantize_and_go_on_where_they_were_killed(two):
     assert all(r["sparsity"] == pytest.approx(0.6, abs=1e-3) for r in record if r["phase"] != "dense")
     before, resumed = record[16], record[19]
     assert before == resumed, "the first batch of the epoch that was cut off begins as it did then"
-    part = checkpoints.read(two.weights / "best.pt")["sparse"]
+    part = reading.read(two.weights / "best.pt")["sparse"]
     assert part["phase"] == "pruned_quantized" and part["sparsity"] == pytest.approx(0.6, abs=1e-3)
 
 

@@ -16,7 +16,7 @@ import torch
 from conftest import call, export
 
 from yolov5_sparse_plugin.bench.measure import ENGINES
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError
 from yolov5_sparse_plugin.export import baseline, comparison, pictures
 from yolov5_sparse_plugin.export.accuracy import Scores
@@ -119,7 +119,7 @@ def test_multiplications_are_those_of_torchs_convolutions(exported):
     def count(module, inputs, output):
         counted.append(module.weight.numel() * output.shape[2] * output.shape[3])
 
-    model = checkpoints.read(exported[1] / "best_dense.pt")["model"].float().eval()
+    model = reading.read(exported[1] / "best_dense.pt")["model"].float().eval()
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(count)
@@ -179,7 +179,7 @@ def test_markup_in_the_names_of_classes_and_files_is_text_in_the_picture():
 
 def test_without_a_dense_model_it_is_the_float_twin_timed_without_its_zeros(finished, tmp_path):
     """And so it is where best_dense.pt is of an early epoch, by the run's own figures."""
-    trained = checkpoints.read(finished.weights / "best.pt")
+    trained = reading.read(finished.weights / "best.pt")
     trained["sparse"]["metrics"] = [0.9, 0.9, 0.9, 0.5]
     torch.save(trained, tmp_path / "best.pt")
     shutil.copyfile(finished.weights / "best_dense.pt", tmp_path / "best_dense.pt")
@@ -224,7 +224,7 @@ def test_an_onnx_file_may_be_it_and_none_of_its_metadata_is_run(finished, shapes
 
 
 def test_one_that_cannot_be_exported_ends_nothing_and_is_said(finished, tmp_path, said):
-    broken = checkpoints.read(finished.weights / "best_dense.pt")
+    broken = reading.read(finished.weights / "best_dense.pt")
     broken["model"].model[1].conv = torch.nn.Conv2d(3, 4, 1).half()  # its input has other channels
     torch.save(broken, tmp_path / "broken.pt")
     file = export(finished.weights / "best.pt", tmp_path / "out", sparse_baseline=str(tmp_path / "broken.pt"), **FAST)
@@ -237,7 +237,7 @@ def test_one_that_cannot_be_exported_ends_nothing_and_is_said(finished, tmp_path
 
 
 def test_one_of_other_classes_is_refused(finished, tmp_path):
-    other = checkpoints.read(finished.weights / "best_dense.pt")
+    other = reading.read(finished.weights / "best_dense.pt")
     other["model"].names = {0: "disc", 1: "BOX ", 2: "star"}
     torch.save(other, tmp_path / "other.pt")
     shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")

@@ -11,7 +11,7 @@ import yaml
 from commands import run_commands
 from conftest import RECIPE, REPOSITORY, Result, hyperparameters, results, train_words, yolov5_train, zeros
 
-from yolov5_sparse_plugin.checkpoints import checkpoints, summary
+from yolov5_sparse_plugin.checkpoints import reading, summary
 
 
 def test_epochs_come_from_the_recipe(finished):
@@ -21,7 +21,7 @@ def test_epochs_come_from_the_recipe(finished):
 
 def test_every_checkpoint_has_the_sparsity_of_its_epoch_in_model_and_average(finished):
     for epoch in (1, 2, 3, 4):
-        ckpt = checkpoints.read(finished.weights / f"epoch{epoch}.pt")
+        ckpt = reading.read(finished.weights / f"epoch{epoch}.pt")
         for model in (ckpt["model"], ckpt["ema"]):
             weights = {n: p for n, p in model.named_parameters() if n in ckpt["sparse"]["layers"]}
             assert len(weights) == 60
@@ -41,10 +41,10 @@ def test_the_best_of_each_phase_stands_beside_best(finished):
     names = {path.name for path in finished.weights.glob("best*.pt")}
     assert names == {"best.pt", "best_dense.pt", "best_pruned.pt", "best_pruned_quantized.pt"}
     for phase in ("dense", "pruned", "pruned_quantized"):
-        part = checkpoints.read(finished.weights / f"best_{phase}.pt")["sparse"]
+        part = reading.read(finished.weights / f"best_{phase}.pt")["sparse"]
         assert part["phase"] == phase
         assert part["sparsity"] == pytest.approx(0 if phase == "dense" else 0.6, abs=1e-4)
-    assert checkpoints.read(finished.weights / "best.pt")["sparse"]["phase"] == "pruned_quantized"
+    assert reading.read(finished.weights / "best.pt")["sparse"]["phase"] == "pruned_quantized"
 
 
 def test_the_run_ends_with_a_table_of_its_checkpoints(finished):
@@ -89,13 +89,13 @@ def test_no_analytics_and_no_version_check_while_training(watched):
 
 
 def test_environment_alone_makes_a_run_sparse(watched):
-    assert checkpoints.read(watched.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+    assert reading.read(watched.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
 
 
 @pytest.mark.parametrize("batch", [4, 16, 64])
 def test_the_clock_counts_batches_whatever_accumulation_does(tmp_path, shapes, prune_two, batch):
     run = yolov5_train(tmp_path, shapes, "--sparse-recipe", prune_two, batch=batch)
-    for weight in _prunable(checkpoints.read(run.weights / "last.pt")):
+    for weight in _prunable(reading.read(run.weights / "last.pt")):
         assert zeros(weight) == pytest.approx(0.7, abs=1.0 / weight.numel() + 1e-9)
     assert results(run)["sparse/sparsity"][-1] == pytest.approx(0.7, abs=1e-4)
     assert results(run)["epoch"] == [0, 1]
@@ -175,7 +175,7 @@ def test_pruned_weights_may_be_quantized_from_the_first_batch_on(tmp_path, shape
     run = yolov5_train(tmp_path, shapes, *words, weights=finished.weights / "best_pruned.pt")
     assert results(run)["sparse/phase"] == [3, 3]
     assert results(run)["sparse/sparsity"] == pytest.approx([0.6, 0.6], abs=1e-4)
-    assert any(n.endswith(".scale") for n in checkpoints.read(run.weights / "last.pt")["sparse"]["state"])
+    assert any(n.endswith(".scale") for n in reading.read(run.weights / "last.pt")["sparse"]["state"])
 
 
 def test_real_weights_and_photos_go_through_every_phase(tmp_path, bccd, coco_weights):
@@ -194,7 +194,7 @@ def test_real_weights_and_photos_go_through_every_phase(tmp_path, bccd, coco_wei
     )
     assert "Transferred 343/349 items" in run.output
     assert results(run)["sparse/phase"] == [1, 1, 3]
-    ckpt = checkpoints.read(run.weights / "last.pt")
+    ckpt = reading.read(run.weights / "last.pt")
     assert list(ckpt["model"].names.values()) == ["RBC", "WBC", "Platelets"]
     for weight in _prunable(ckpt):
         assert zeros(weight) == pytest.approx(0.6, abs=1.0 / weight.numel() + 1e-9)
@@ -228,7 +228,7 @@ def logged(once, shapes, prune_two):
 
 
 def test_config_file_alone_makes_a_run_sparse(logged):
-    assert checkpoints.read(logged.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+    assert reading.read(logged.weights / "last.pt")["sparse"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
 
 
 def test_tensorboard_and_wandb_get_sparsity_and_phase(logged):
@@ -268,7 +268,7 @@ def test_a_model_is_called_pruned_only_where_masks_hold_a_real_share_of_it(tmp_p
     for folder, (status, _) in (("held", held), ("fleeting", fleeting)):
         weights = tmp_path / folder / "exp" / "weights"
         assert status == 0 and sorted(path.name for path in weights.iterdir()) == ["best.pt", "last.pt"]
-        part = checkpoints.read(weights / "last.pt")["sparse"]
+        part = reading.read(weights / "last.pt")["sparse"]
         assert part["phase"] == "dense" and part["sparsity"] < 0.05
     assert never[0] == 2 and "sets num_epochs to 4, but the recipe ends at epoch 9" in never[1]
     assert not (tmp_path / "never").exists()

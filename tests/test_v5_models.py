@@ -158,7 +158,7 @@ def test_a_v5_model_trains_sparse_with_a_recipe_by_pattern(trained, shapes, tmp_
     from yolov5 import train
     from yolov5.models.common import Conv
 
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import reading
 
     (tmp_path / "r.yaml").write_text(
         "modifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
@@ -170,6 +170,6 @@ def test_a_v5_model_trains_sparse_with_a_recipe_by_pattern(trained, shapes, tmp_
         batch_size=8, device="cpu", workers=0, noplots=True, noautoanchor=True, project=str(tmp_path), name="exp",
         sparse_recipe=str(tmp_path / "r.yaml"),
     )  # fmt: skip
-    ckpt = checkpoints.read(tmp_path / "exp" / "weights" / "last.pt")
+    ckpt = reading.read(tmp_path / "exp" / "weights" / "last.pt")
     assert ckpt["sparse"]["layers"]["model.0.conv.conv.weight"] == pytest.approx(0.5, abs=0.01)
     assert type(Conv.default_act) is nn.SiLU

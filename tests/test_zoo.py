@@ -23,7 +23,7 @@ from zoo_server import STUB, Flaky, Vendor, serving
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin import stubs as stub
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.errors import OptionError, ZooError
 from yolov5_sparse_plugin.zoo import files, layout, locate
 from yolov5_sparse_plugin.zoo.sources import Settings
@@ -142,7 +142,7 @@ def test_add_packs_weights_recipes_onnx_card_and_index(packed, finished):
         [layout.MODEL, layout.CHECKPOINT, layout.ORIGINAL, layout.TRANSFER, layout.ONNX, layout.CARD]
     )
     assert (folder / layout.MODEL).read_bytes() == (finished.weights / "best.pt").read_bytes()
-    start = checkpoints.read(folder / layout.CHECKPOINT)["sparse"]
+    start = reading.read(folder / layout.CHECKPOINT)["sparse"]
     assert start["phase"] == "pruned" and start["sparsity"] == pytest.approx(0.6, abs=1e-4)
     assert "MagnitudePruningModifier" in (folder / layout.ORIGINAL).read_text()
     assert "ConstantPruningModifier" in (folder / layout.TRANSFER).read_text()
@@ -545,7 +545,7 @@ def transferred(run, epochs=2):
     """Assert that a run went on from the stub's pruned weights, kept their zeros and quantized at its end."""
     assert results(run)["epoch"] == list(range(epochs))
     assert "Transferred 349/349 items" in run.output
-    part = checkpoints.read(run.weights / "last.pt")["sparse"]
+    part = reading.read(run.weights / "last.pt")["sparse"]
     assert part["phase"] == "pruned_quantized"
     assert part["sparsity"] == pytest.approx(0.6, abs=1e-4)
 

@@ -32,10 +32,10 @@ def brought(weights: Any, own: Mapping[str, Any] | None = None, command: str = "
 
     Who made them is not known: nothing in them is called that is no part of a YOLOv5 model, see `unpickling`.
     """
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import reading
 
     found = located(weights, own, command)
-    with nullcontext() if found is weights else checkpoints.whole_pickles():
+    with nullcontext() if found is weights else reading.whole_pickles():
         yield found
 
 

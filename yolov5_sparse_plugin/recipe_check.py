@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from yolov5_sparse_plugin import manager, options, recipes_io
-from yolov5_sparse_plugin.checkpoints import archive, checkpoints, legacy, phases
+from yolov5_sparse_plugin.checkpoints import archive, formats, legacy, phases, reading
 from yolov5_sparse_plugin.engine import schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
@@ -126,11 +126,11 @@ def loaded(weights: str) -> tuple[nn.Module, str, bool]:
     archive.check_whole(file)
     if not file.is_file():
         raise CheckpointError(f"recipes check --weights {weights}: there is no such file.")
-    ckpt = checkpoints.read(file) if checkpoints.is_sparse(file) else legacy.readable(None)(file)
+    ckpt = reading.read(file) if reading.is_sparse(file) else legacy.readable(None)(file)
     model = ckpt.get("ema") or ckpt.get("model")
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"recipes check --weights {weights}: there is no model in this checkpoint.")
-    quantized = bool(ckpt.get("sparse")) and checkpoints.is_quantized(ckpt["sparse"])
+    quantized = bool(ckpt.get("sparse")) and formats.is_quantized(ckpt["sparse"])
     return model.float(), file.name, quantized
 
 

@@ -110,12 +110,12 @@ class Run:
 
     def checkpoints(self) -> dict[str, int]:
         """Read every checkpoint with the plugin; return their names and the epochs that they hold."""
-        from yolov5_sparse_plugin.checkpoints import checkpoints
+        from yolov5_sparse_plugin.checkpoints import reading
 
         found = {}
         for file in sorted(self.weights.glob("*.pt")):
             try:
-                found[file.name] = int(checkpoints.read(file)["sparse"]["epoch"])
+                found[file.name] = int(reading.read(file)["sparse"]["epoch"])
             except Exception as error:  # whatever a damaged file makes of itself
                 raise Broken(f"{file.name} cannot be read: {type(error).__name__}: {error}") from error
         return found

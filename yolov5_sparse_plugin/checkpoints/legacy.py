@@ -106,7 +106,7 @@ def no_model(found: Any, file: Any) -> CheckpointError:
 
 def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Turn what the fork wrote, already loaded, into this plugin's format; `file` is for messages."""
-    from yolov5_sparse_plugin.checkpoints.checkpoints import FORMAT
+    from yolov5_sparse_plugin.checkpoints.formats import FORMAT
 
     plain.check(ckpt, file)
     live, averaged = ckpt.get("model"), ckpt.get("ema")
@@ -195,10 +195,10 @@ def modernized(model: nn.Module, file: Any) -> nn.Module:
 def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, file: Any) -> dict[str, Any]:
     """Return `recipe` and `state` of the quantized structure, nothing (and a warning) where it cannot be rebuilt.
 
-    It is tried on a copy of the float model; `checkpoints.quantized_model` does it again when the model is used.
+    It is tried on a copy of the float model; `quantizers.quantized_model` does it again when the model is used.
     """
 
-    from yolov5_sparse_plugin.checkpoints.checkpoints import load_state
+    from yolov5_sparse_plugin.checkpoints.quantizers import load_state
     from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.recipes_io import front_matter, is_card
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolov5_sparse_plugin.checkpoints import checkpoints, phases
+from yolov5_sparse_plugin.checkpoints import phases, reading
 
 
 def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:
@@ -18,8 +18,8 @@ def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:
     names = [f"best_{phase}.pt" for phase in phases.PHASES] + ["best.pt", "last.pt"]
     rows = []
     for file in (weights / name for name in names):
-        if checkpoints.is_sparse(file):
-            part = checkpoints.read(file)["sparse"]
+        if reading.is_sparse(file):
+            part = reading.read(file)["sparse"]
             rows.append(
                 {
                     "file": file,

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from yolov5_sparse_plugin import manager
 from yolov5_sparse_plugin.bench import onnx_input
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import formats, reading
 from yolov5_sparse_plugin.errors import BenchError, CheckpointError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export.layers import stored_weights
 from yolov5_sparse_plugin.hosts.current import host
@@ -134,11 +134,11 @@ def opened(file: Path, asked: str, export: ExportRun, itself: bool = False) -> C
         itself: whether it is the one that is being exported.
     """
     choice = Choice(file.name, file)
-    if checkpoints.is_sparse(file):
-        ckpt = checkpoints.read(file)
+    if reading.is_sparse(file):
+        ckpt = reading.read(file)
         part, model = ckpt["sparse"], (ckpt.get("ema") or ckpt["model"]).float()
         choice.map50, choice.epoch = (part["metrics"] or [None] * 3)[2], part["epoch"]
-        if checkpoints.is_quantized(part):
+        if formats.is_quantized(part):
             choice.name, choice.refill = TWIN if itself else f"the float twin of {file.name}", True
             choice.remarks.append(
                 "The float twin is the same model without its 8 bits; for its latency, its zeros were filled in."

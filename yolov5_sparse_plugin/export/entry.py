@@ -28,7 +28,7 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
     Raises:
         ExportError: a format that was asked for does not exist afterwards.
     """
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import reading
     from yolov5_sparse_plugin.export.run import ExportRun
 
     chosen = options.resolve(own, command="export")
@@ -40,7 +40,7 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
         arguments["weights"] = str(bring(arguments["weights"], weights, Path.cwd()))
     check_weights(arguments["weights"])
     with (
-        checkpoints.whole_pickles(chosen.trust_pickle),
+        reading.whole_pickles(chosen.trust_pickle),
         datasets.relocated(arguments["data"], chosen.data_path) as arguments["data"],
     ):
         run = ExportRun(upstream, chosen, arguments, typed, hooks)

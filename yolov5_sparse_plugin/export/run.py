@@ -29,7 +29,7 @@ from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 
 from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
-from yolov5_sparse_plugin.checkpoints import checkpoints
+from yolov5_sparse_plugin.checkpoints import formats, reading
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
@@ -71,12 +71,12 @@ class ExportRun:
         self.hooks, self.hook = hooks, hooks.hook
         self.weights = Path(arguments["weights"])
         self.target = options.target
-        ckpt = checkpoints.read(self.weights) if checkpoints.is_sparse(self.weights) else {}
+        ckpt = reading.read(self.weights) if reading.is_sparse(self.weights) else {}
         self.part = ckpt.get("sparse")
         opt = ckpt.get("opt")
         self._trained = opt.get("imgsz") if isinstance(opt, dict) else None
         self.schedule = self._one_shot_schedule() if options.one_shot else None
-        self.quantized = bool(self.part and checkpoints.is_quantized(self.part))
+        self.quantized = bool(self.part and formats.is_quantized(self.part))
         self.quantized |= bool(self.schedule and self.schedule.quantization)
         asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks", "baseline"} & set(options.origin)
         self.sparse = bool(self.part or asked or ("report" in options.origin and options.report != "none"))
@@ -141,7 +141,7 @@ class ExportRun:
         """
         options, include = self.options, self.arguments["include"]
         if self.schedule is not None:
-            if self.part and checkpoints.is_quantized(self.part):
+            if self.part and formats.is_quantized(self.part):
                 raise CheckpointError(f"{options.asked('one_shot')}: {self.weights} is quantized already.")
             if self.quantized and "data" not in self.typed:
                 raise OptionError(

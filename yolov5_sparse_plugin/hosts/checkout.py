@@ -101,9 +101,9 @@ def value_of(flag: str) -> str | None:
 
 
 def is_sparse(file: str) -> bool:
-    from yolov5_sparse_plugin.checkpoints import checkpoints
+    from yolov5_sparse_plugin.checkpoints import reading
 
-    return checkpoints.is_sparse(file)
+    return reading.is_sparse(file)
 
 
 def script_name(file: str) -> tuple[Host, str] | None:

@@ -171,11 +171,11 @@ def main(original: Callable) -> Callable:
     """Let `--resume` read the options of a run without opt.yaml as checkpoints are read; the rest is upstream's."""
 
     def wrapper(opt: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.checkpoints import checkpoints, unpickling
+        from yolov5_sparse_plugin.checkpoints import reading, unpickling
 
         def reader(torch_load: Callable) -> Callable:
             def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-                if checkpoints.is_sparse(file) or options.resolve(TYPED).sparse:
+                if reading.is_sparse(file) or options.resolve(TYPED).sparse:
                     return unpickling.load(file)
                 return torch_load(file, *args, **kwargs)
 
@@ -229,17 +229,17 @@ def attempt_load(original: Callable) -> Callable:
             return load(absolute(files), *args, **kwargs)
 
     def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.checkpoints import archive, checkpoints, legacy
+        from yolov5_sparse_plugin.checkpoints import archive, legacy, reading
 
         files = weights if isinstance(weights, list) else [weights]
         for file in files:
             archive.check_whole(file)
-        guarding = checkpoints.guarding()  # an export reads every checkpoint, upstream's own commands read theirs
-        if not guarding and not any(checkpoints.is_sparse(file) for file in files):
+        guarding = reading.guarding()  # an export reads every checkpoint, upstream's own commands read theirs
+        if not guarding and not any(reading.is_sparse(file) for file in files):
             return original(weights, *args, **kwargs)
 
         def reader(torch_load: Callable) -> Callable:
-            return checkpoints.loader(legacy.readable(torch_load) if guarding else torch_load)
+            return reading.loader(legacy.readable(torch_load) if guarding else torch_load)
 
         with PatchSet(original, {"weights": reader}, current.host().title):
             return original(weights, *args, **kwargs)

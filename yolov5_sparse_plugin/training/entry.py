@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import manager, option_values, options, recipes_io
-from yolov5_sparse_plugin.checkpoints import architecture, archive, checkpoints, legacy, phases
+from yolov5_sparse_plugin.checkpoints import architecture, archive, formats, legacy, phases, reading
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
@@ -51,10 +51,10 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
     archive.check_whole(opt.weights)
-    if not (chosen.sparse or chosen.hooks or is_stub(opt.weights) or checkpoints.is_sparse(opt.weights)):
+    if not (chosen.sparse or chosen.hooks or is_stub(opt.weights) or reading.is_sparse(opt.weights)):
         with PatchSet(upstream, log_seam(chosen), current.host().title):
             return upstream(hyp, opt, device, callbacks)
-    with checkpoints.whole_pickles(chosen.trust_pickle):
+    with reading.whole_pickles(chosen.trust_pickle):
         return sparse(upstream, hyp, opt, device, callbacks, chosen, typed)
 
 
@@ -93,7 +93,7 @@ def sparse(
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
         opt.weights = manager.resolve(hooks, "weights", opt.weights, chosen)
-    ckpt = checkpoints.read(opt.weights) if checkpoints.is_sparse(opt.weights) else None
+    ckpt = reading.read(opt.weights) if reading.is_sparse(opt.weights) else None
     part = ckpt["sparse"] if ckpt else None
     if ckpt and opt.cfg and not opt.resume:
         architecture.check(opt.cfg, opt.weights, ckpt)
@@ -107,7 +107,7 @@ def sparse(
         warn_of_regrowth(part, opt, host)
         if chosen.sparse:
             say(host, "the hook sparse_training is blocked, the recipe will not be executed", warn=True)
-        load = lambda load: checkpoints.loader(legacy.readable(load), quantized=False)  # noqa: E731
+        load = lambda load: reading.loader(legacy.readable(load), quantized=False)  # noqa: E731
         seams = {"load": load, "strip": legacy.stripping, **log_seam(chosen)}
         with PatchSet(upstream, seams, current.host().title):
             return upstream(hyp, opt, device, callbacks)
@@ -129,7 +129,7 @@ def accumulating(upstream: FunctionType, chosen: SparseOptions, opt: Any) -> Fun
 def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, host: dict[str, Any]) -> None:
     """Say that pruned weights grow back in a run without a recipe, and how to keep them at zero."""
     if part and part["sparsity"] > phases.PRUNED:
-        kind = "transfer_pruned_quantized" if checkpoints.is_quantized(part) else "transfer_pruned"
+        kind = "transfer_pruned_quantized" if formats.is_quantized(part) else "transfer_pruned"
         say(
             host,
             f"{opt.weights} is {part['sparsity']:.0%} sparse and will become dense again. "
@@ -190,7 +190,7 @@ def prepare(
     else:
         address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
         schedule = Schedule.load(recipes_io.read(address, chosen.asked("recipe")), chosen.recipe_args)
-    if schedule.quantization and part and checkpoints.is_quantized(part) and not resumed:
+    if schedule.quantization and part and formats.is_quantized(part) and not resumed:
         raise RecipeError(
             f"{schedule.source}: the recipe quantizes, but {opt.weights} is quantized already. Start from the run's "
             "best_pruned.pt or best_dense.pt, or leave the QuantizationModifier out to fine-tune its float weights."

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from yolov5_sparse_plugin.checkpoints import checkpoints, unpickling
+from yolov5_sparse_plugin.checkpoints import formats, reading, unpickling, writing
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.recipes_io import shipped
 from yolov5_sparse_plugin.stubs import Stub
@@ -32,7 +32,7 @@ def assemble(folder: Path, weights: Path, stub: Stub) -> None:
     for name in ("training", "recipe"):
         (folder / name).mkdir(parents=True)
     best = weights / "best.pt"
-    part = checkpoints.read(best)["sparse"] if checkpoints.is_sparse(best) else None
+    part = reading.read(best)["sparse"] if reading.is_sparse(best) else None
     _copy_stripped(best, folder / layout.MODEL)
     _write_start(weights, part, folder / layout.CHECKPOINT)
     if part is None:
@@ -55,20 +55,20 @@ def assemble(folder: Path, weights: Path, stub: Stub) -> None:
 def _copy_stripped(source: Path, target: Path) -> None:
     """Copy a checkpoint, without the optimizer that one of an unfinished run holds."""
     shutil.copyfile(source, target)
-    if checkpoints.is_sparse(target) and checkpoints.read(target).get("optimizer") is not None:
-        checkpoints.strip(target)
+    if reading.is_sparse(target) and reading.read(target).get("optimizer") is not None:
+        writing.strip(target)
 
 
 def _write_start(weights: Path, part: dict[str, Any] | None, target: Path) -> None:
     """Write what a transfer starts from: the best model before it was quantized, whose zeros a recipe can hold."""
-    if part is None or not checkpoints.is_quantized(part):
+    if part is None or not formats.is_quantized(part):
         return _copy_stripped(weights / "best.pt", target)
     before = weights / ("best_pruned.pt" if "pruned" in part["phase"] else "best_dense.pt")
     if before.is_file():
         return _copy_stripped(before, target)
-    twin = checkpoints.read(weights / "best.pt")  # its float twin has the same zeros
+    twin = reading.read(weights / "best.pt")  # its float twin has the same zeros
     del twin["sparse"]
-    checkpoints.save_atomically(torch.save, twin, target)
+    writing.save_atomically(torch.save, twin, target)
     return None
 
 
