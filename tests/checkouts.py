@@ -19,7 +19,7 @@ from typing import Any
 
 from conftest import Result, call, command
 
-from yolov5_sparse_plugin.hosts.doorways import MARK
+from yolov5_sparse_plugin.attach.doorways import MARK
 from yolov5_sparse_plugin.hosts.patchset import undecorated
 
 NAMED = {

@@ -50,7 +50,7 @@ def main() -> None:
     from yolov5.utils import torch_utils
     from yolov5.utils.callbacks import Callbacks
 
-    from yolov5_sparse_plugin.hosts import doorways
+    from yolov5_sparse_plugin.attach import doorways
 
     written = sys.argv.pop(1)
     barrier = torch.distributed.barrier

@@ -70,7 +70,7 @@ def test_installing_twice_is_once(tmp_path):
         startup.install(); startup.install()
         print([type(f).__name__ for f in sys.meta_path].count("AttachingFinder"))
         import yolov5.train as t
-        from yolov5_sparse_plugin.hosts import attach_module
+        from yolov5_sparse_plugin.attach.modules import attach_module
         before = t.train; attach_module(t); print(t.train is before)
     """
     lines = run_python(["-c", textwrap.dedent(code)], tmp_path).output.splitlines()
@@ -85,7 +85,7 @@ def test_modules_keep_their_own_loader_and_source(tmp_path):
 def test_detach_restores_every_doorway(tmp_path):
     code = """
         import yolov5.train as t, yolov5.models.experimental as e, yolov5.models.common as c
-        import yolov5_sparse_plugin as p
+        from yolov5_sparse_plugin.attach import modules as p
         ours = lambda: [hasattr(f, "__yolov5_sparse_original__") for f in
                         (t.train, t.run, t.run_cli, t.parse_opt, e.attempt_load, c.DetectMultiBackend.__init__)]
         print("BEFORE", all(ours())); p.detach(); print("AFTER", any(ours())); p.attach(); print("AGAIN", all(ours()))

@@ -111,8 +111,8 @@ mark = "__yolov5_sparse_original__"
 doors = (train.train, train.run, train.parse_opt, val.run, export.run, detect.run, models.experimental.attempt_load,
          models.common.DetectMultiBackend.__init__)
 print("ATTACHED", [hasattr(door, mark) for door in doors])
-import yolov5_sparse_plugin
-yolov5_sparse_plugin.detach()
+import yolov5_sparse_plugin.attach.modules
+yolov5_sparse_plugin.attach.modules.detach()
 print("DETACHED", any(hasattr(door, mark) for door in (train.train, val.run, models.experimental.attempt_load)))
 """
 

@@ -26,7 +26,7 @@ REQUIRED = [name for name, seam in SEAMS.items() if seam.required]
 LOOK = """
 import importlib, json, sys
 sys.path.insert(0, sys.argv[1])
-from yolov5_sparse_plugin.hosts.doorways import DOORWAYS
+from yolov5_sparse_plugin.attach.doorways import DOORWAYS
 from yolov5_sparse_plugin.hosts.patchset import present
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 sys.path.insert(0, sys.argv[3])

@@ -1,20 +1,16 @@
 """Sparsification for an unmodified Ultralytics YOLOv5.
 
-Imported when Python starts (see startup.py), so nothing is imported here: `hookimpl` and `attach` load what they
-need when they are first used.
+Imported when Python starts (see startup.py), so nothing is imported here: `hookimpl` loads what it needs when it is
+first used.
 """
 
 __version__ = "0.1.0"
-__all__ = ["attach", "detach", "hookimpl", "__version__"]
+__all__ = ["hookimpl", "__version__"]
 
 
 def __getattr__(name):
     if name == "hookimpl":
-        from yolov5_sparse_plugin.hookspecs import hookimpl
+        from importlib import import_module
 
-        return hookimpl
-    if name in ("attach", "detach"):
-        from yolov5_sparse_plugin import hosts
-
-        return getattr(hosts, name)
+        return import_module("yolov5_sparse_plugin.hookspecs").hookimpl
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

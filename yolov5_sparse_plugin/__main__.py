@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from yolov5_sparse_plugin import runner
+from yolov5_sparse_plugin.attach import runner
 
 if __name__ == "__main__":
     sys.exit(runner.main(sys.argv[1:]))

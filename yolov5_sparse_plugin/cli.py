@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from yolov5_sparse_plugin import __version__, runner
+from yolov5_sparse_plugin import __version__
+from yolov5_sparse_plugin.attach import runner
 from yolov5_sparse_plugin.errors import SparsePluginError, end
 from yolov5_sparse_plugin.zoo.commands import add_parser as add_zoo
 from yolov5_sparse_plugin.zoo.commands import run as zoo
@@ -225,8 +226,8 @@ def status(arguments: argparse.Namespace) -> int:
     from importlib import metadata
 
     from yolov5_sparse_plugin import cpu, manager, options, startup
+    from yolov5_sparse_plugin.attach import doorways
     from yolov5_sparse_plugin.bench.engines import ENGINES
-    from yolov5_sparse_plugin.hosts import doorways
 
     def version(name: str) -> str:
         try:

@@ -32,14 +32,14 @@ class AttachingLoader:
         """Only `python -m` asks: as `__main__` the script would run without us, so it is run as a module."""
         if name not in ("yolov5.train", "yolov5.export", "yolov5.val", "yolov5.detect"):
             return self._loader.get_code(name)
-        serve = f"from yolov5_sparse_plugin.hosts.pip_package import serve; serve({name!r})"
+        serve = f"from yolov5_sparse_plugin.attach.package import serve; serve({name!r})"
         return compile(f"if __name__ == '__main__':\n {serve}", self._loader.get_filename(name), "exec")
 
     def exec_module(self, module):
         module.__loader__ = module.__spec__.loader = self._loader
         __import__("yolov5_sparse_plugin.quiet").quiet.down()
         self._loader.exec_module(module)
-        __import__("yolov5_sparse_plugin.hosts").hosts.attach_module(module)
+        __import__("yolov5_sparse_plugin.attach.modules").attach.modules.attach_module(module)
 
 
 class AttachingFinder:

@@ -34,8 +34,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionErro
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
-from yolov5_sparse_plugin.hosts.command_line import Said
-from yolov5_sparse_plugin.hosts.log import say
+from yolov5_sparse_plugin.hosts.log import Said, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
 

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 from yolov5_sparse_plugin.errors import HostError
-
-
-@dataclass(frozen=True)
-class Host:
-    """One YOLOv5.
-
-    Attributes:
-        prefix: what its modules' names begin with: `yolov5.` or, in a checkout, nothing.
-        root: the folder that holds train.py.
-        title: what messages call it.
-    """
-
-    prefix: str
-    root: Path
-    title: str
-
-    def module(self, tail: str) -> ModuleType:
-        """Import one of its modules: `models.yolo`."""
-        return importlib.import_module(self.prefix + tail)
-
+from yolov5_sparse_plugin.hosts import checkout, pip_package
+from yolov5_sparse_plugin.hosts.host import Host
 
 _using: ContextVar[Host | None] = ContextVar("yolov5_sparse_host", default=None)
 
@@ -51,8 +29,6 @@ def host() -> Host:
     Raises:
         HostError: there is none.
     """
-    from yolov5_sparse_plugin.hosts import checkout, pip_package
-
     found = _using.get() or checkout.running() or pip_package.imported() or checkout.imported()
     found = found or pip_package.installed() or checkout.here()
     if found is None:

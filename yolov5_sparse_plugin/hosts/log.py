@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, Callable
 
 
+class Said(list):
+    """What a command returns and has said; python-fire would print it again, below what there is to say of it."""
+
+
 def say(host: dict[str, Any], message: str, warn: bool = False) -> None:
     """Print a line; `host` is the namespace of the host's module that is running."""
     log = host["LOGGER"]

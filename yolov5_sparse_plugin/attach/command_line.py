@@ -10,16 +10,13 @@ from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.errors import OptionError, SparsePluginError, end
+from yolov5_sparse_plugin.hosts.log import Said
 from yolov5_sparse_plugin.hosts.patchset import View
 
 # what the user typed, from the doorway (`run`, `run_cli`, `parse_opt`) to `train()`; `main` replaces `opt` on resume
 TYPED: dict[str, Any] = {}
 # what the last parser made of them, defaults included: SparseML's scripts hand that over as keywords
 PARSED: dict[str, Any] = {}
-
-
-class Said(list):
-    """What a command returns and has said; python-fire would print it again, below what there is to say of it."""
 
 
 def exit_plainly(call: Callable[[], Any]) -> Any:

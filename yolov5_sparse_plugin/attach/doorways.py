@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
+from yolov5_sparse_plugin.attach.command_line import PARSED, TYPED, caller, exit_plainly, parse_opt, with_options
 from yolov5_sparse_plugin.errors import HostError, OptionError, end
 from yolov5_sparse_plugin.hosts import current
-from yolov5_sparse_plugin.hosts.command_line import PARSED, TYPED, caller, exit_plainly, parse_opt, with_options
-from yolov5_sparse_plugin.hosts.current import Host
+from yolov5_sparse_plugin.hosts.host import Host
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SUPPORTED
 
@@ -146,7 +146,7 @@ def infer(original: Callable, command: str, summary: str) -> Callable:
     """Validate or detect as upstream does, once stubs are files."""
 
     def execute(arguments: dict[str, Any], own: dict[str, Any], typed: set[str]) -> Any:
-        from yolov5_sparse_plugin.inference import prepared
+        from yolov5_sparse_plugin.attach.inference import prepared
 
         with prepared(arguments, own, command) as arguments:
             return original(**arguments)
@@ -204,8 +204,8 @@ def segment_train(original: Callable) -> Callable:
     """Let segmentation start from a stub; upstream's own would start from random weights without a word."""
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:
+        from yolov5_sparse_plugin.attach.inference import located
         from yolov5_sparse_plugin.checkpoints import legacy
-        from yolov5_sparse_plugin.inference import located
 
         what = options.resolve({}).sparse
         if what:
@@ -223,7 +223,7 @@ def attempt_load(original: Callable) -> Callable:
     """Load a quantized checkpoint with its quantizers; every other file as upstream does."""
 
     def wrapper(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.inference import brought
+        from yolov5_sparse_plugin.attach.inference import brought
 
         with brought(weights) as files:
             return load(absolute(files), *args, **kwargs)
@@ -251,7 +251,7 @@ def detect_multi_backend(original: Callable) -> Callable:
     """Hand over absolute paths: upstream asks a model hub for `weights/best.pt` before it looks at the disk."""
 
     def wrapper(self: Any, weights: Any = "yolov5s.pt", *args: Any, **kwargs: Any) -> None:
-        from yolov5_sparse_plugin.inference import brought
+        from yolov5_sparse_plugin.attach.inference import brought
 
         with brought(weights) as files:
             original(self, absolute(files), *args, **kwargs)
@@ -263,7 +263,7 @@ def load_model(original: Callable) -> Callable:
     """Let `yolov5.load` load by stub; upstream's own would try twice, and log the first error as a warning."""
 
     def wrapper(model_path: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.inference import brought
+        from yolov5_sparse_plugin.attach.inference import brought
 
         with brought(model_path) as file:
             return original(file, *args, **kwargs)

@@ -65,9 +65,10 @@ def read(script: str) -> bytes:
 
 def execute(source: bytes, path: str, words: list[str]) -> None:
     """Make this process look as if it had been started with `python SCRIPT …`, and execute the script."""
-    from yolov5_sparse_plugin import hosts, quiet
-    from yolov5_sparse_plugin.hosts import checkout, doorways
-    from yolov5_sparse_plugin.hosts.command_line import exit_plainly
+    from yolov5_sparse_plugin import quiet
+    from yolov5_sparse_plugin.attach import doorways, modules, scripts
+    from yolov5_sparse_plugin.attach.command_line import exit_plainly
+    from yolov5_sparse_plugin.hosts import checkout
 
     sys.argv = list(words)
     if not getattr(sys.flags, "safe_path", sys.flags.isolated):
@@ -80,7 +81,7 @@ def execute(source: bytes, path: str, words: list[str]) -> None:
         return
     host, name = found
     quiet.down()
-    hosts.attach()
+    modules.attach()
     checkout.begin(host)
     tree = ast.parse(source, path)
     guards = [i for i, node in enumerate(tree.body) if isinstance(node, ast.If) and is_guard(node.test)]
@@ -91,7 +92,7 @@ def execute(source: bytes, path: str, words: list[str]) -> None:
     rest = ast.Module(tree.body[first:], tree.type_ignores)
     after = compile(rest, path, "exec", flags=before.co_flags & FUTURE, dont_inherit=True)
     exec(before, namespace)
-    checkout.attach_script(host, main_module, name)
+    scripts.attach_script(host, main_module, name)
     exit_plainly(lambda: exec(after, namespace))
 
 
