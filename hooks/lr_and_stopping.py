@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
-from yolov5_sparse_plugin.checkpoints.phases import PhaseFitness
+from yolov5_sparse_plugin.training.fitness import PhaseFitness
 
 
 @hookimpl

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from yolov5_sparse_plugin import atomic, hookimpl
 from yolov5_sparse_plugin.checkpoints import legacy, reading, writing
-from yolov5_sparse_plugin.checkpoints.phases import PHASES, PhaseFitness
+from yolov5_sparse_plugin.checkpoints.phases import PHASES
 from yolov5_sparse_plugin.checkpoints.summary import print_table
 from yolov5_sparse_plugin.training import packing, ranks
+from yolov5_sparse_plugin.training.fitness import PhaseFitness
 
 
 @hookimpl

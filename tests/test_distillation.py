@@ -12,9 +12,9 @@ import torchvision
 import yolov5
 from conftest import RECIPE, results, yolov5_train
 
+from yolov5_sparse_plugin.engine.detection_loss import corners, detection_loss, overlap
 from yolov5_sparse_plugin.errors import HostError, RecipeError
 from yolov5_sparse_plugin.hosts.patchset import with_nominal_batch
-from yolov5_sparse_plugin.training.distillation import corners, detection_loss, overlap
 
 GAINS = {"box": 0.05, "obj": 1.0, "cls": 0.5}
 ANCHORS = torch.tensor([[[1.25, 1.6], [2.0, 3.75], [4.1, 2.9]]] * 3)

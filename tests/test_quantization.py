@@ -10,11 +10,12 @@ import pytest
 import torch
 import yolov5
 
-from yolov5_sparse_plugin.checkpoints.phases import PHASES, PhaseFitness, phase_of, rank
+from yolov5_sparse_plugin.checkpoints.phases import PHASES, phase_of, rank
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.engine.sparseml.fake_quantize import FakeQuantize
 from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.recipes_io import read
+from yolov5_sparse_plugin.training.fitness import PhaseFitness
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
 

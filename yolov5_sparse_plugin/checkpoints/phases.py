@@ -6,8 +6,6 @@ the user asked for, so `best.pt` is the best model of the last phase, and `best_
 
 from __future__ import annotations
 
-from typing import Any
-
 PHASES = ("dense", "pruned", "quantized", "pruned_quantized")
 PRUNED = 0.05  # a share of zeros above it is meant; below, some weights happen to be zero
 
@@ -22,49 +20,3 @@ def phase_of(pruned: bool, quantized: bool) -> str:
 def rank(phase: str) -> int:
     """Return a phase's place in the order dense < pruned < quantized < pruned_quantized."""
     return PHASES.index(phase)
-
-
-class PhaseFitness(float):
-    """Upstream's fitness, a float that is printed and logged as such but compares by phase first.
-
-    Upstream compares fitness with `>`, `>=` and `==` (best model, early stopping, loggers); the rank decides, and
-    only within one rank the value.
-    """
-
-    rank: int
-
-    def __new__(cls, value: Any, rank: int) -> PhaseFitness:
-        self = super().__new__(cls, value)
-        self.rank = rank
-        return self
-
-    def __reduce__(self) -> tuple[type, tuple[float]]:
-        return float, (float(self),)  # a checkpoint must be readable without this plugin
-
-    def _key(self, other: Any) -> tuple[tuple[int, float], tuple[int, float]]:
-        theirs = float(other)
-        # upstream starts from 0.0, which every model beats, whatever its phase
-        return (self.rank, float(self)), (getattr(other, "rank", self.rank if theirs else -1), theirs)
-
-    def __gt__(self, other: Any) -> bool:
-        mine, theirs = self._key(other)
-        return mine > theirs
-
-    def __ge__(self, other: Any) -> bool:
-        mine, theirs = self._key(other)
-        return mine >= theirs
-
-    def __lt__(self, other: Any) -> bool:
-        return not self >= other
-
-    def __le__(self, other: Any) -> bool:
-        return not self > other
-
-    def __eq__(self, other: Any) -> bool:
-        mine, theirs = self._key(other)
-        return mine == theirs
-
-    def __ne__(self, other: Any) -> bool:
-        return not self == other
-
-    __hash__ = float.__hash__

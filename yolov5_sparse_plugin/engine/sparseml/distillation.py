@@ -13,12 +13,12 @@ from sparseml.pytorch.sparsification.distillation.modifier_distillation_base imp
     BaseDistillationModifier,
 )
 from sparseml.pytorch.sparsification.modifier import PyTorchModifierYAML  # isort: skip
-from yolov5_sparse_plugin.training.distillation import detection_loss
+from yolov5_sparse_plugin.engine.detection_loss import detection_loss
 
 
 @PyTorchModifierYAML()
 class DetectionDistillationModifier(BaseDistillationModifier):
-    """Add a YOLOv5 teacher's detections to the loss, see `training.distillation.detection_loss`.
+    """Add a YOLOv5 teacher's detections to the loss, see `engine.detection_loss`.
 
     In a recipe:
 
