@@ -11,7 +11,7 @@ def sparse_run_start(run):
 
     if run.options.teacher is not None:
         run.lesson = Lesson.prepare(run)
-    elif run.schedule.distillation:
+    elif run.schedule.distills:
         run.say(f"{run.schedule.source} distills, but there is no teacher: name one with --sparse-teacher", warn=True)
 
 

@@ -13,7 +13,7 @@ from yolov5_sparse_plugin.training import memory, ranks
 @hookimpl
 def sparse_run_start(run):
     """Refuse batch norm across processes: SparseML would take it for a layer that is to be quantized."""
-    if run.opt.sync_bn and ranks.several(run.host) and run.schedule.quantization:
+    if run.opt.sync_bn and ranks.several(run.host) and run.schedule.quantizes:
         raise OptionError(
             f"--sync-bn: {run.schedule.source} quantizes, and SparseML knows BatchNorm2d only. Leave --sync-bn out, or "
             "train without the QuantizationModifier first and quantize the result in a run of its own."
@@ -22,7 +22,7 @@ def sparse_run_start(run):
 
 @hookimpl
 def sparse_model_built(run, model):
-    if run.schedule.quantization:
+    if run.schedule.quantizes:
         make_adds_quantizable(model)
 
 
@@ -32,7 +32,7 @@ def sparse_seams(run):
         def announced(*args, **kwargs):
             loader = create(*args, **kwargs)
             training = kwargs.get("augment")  # or the validation set
-            if training and run.schedule.quantization and ranks.leads(run.host):
+            if training and run.schedule.quantizes and ranks.leads(run.host):
                 memory.announce(run, loader[0].batch_size)
             return loader
 

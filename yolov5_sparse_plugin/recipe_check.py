@@ -92,11 +92,11 @@ def check(address: str, variables: Any, weights: str | None, epochs: int | None)
     timeline.check_asked(recipe, chosen.recipe_args, length, origin)
     file = weights and manager.resolve(hooks, "weights", weights, chosen)
     model, subject, quantized = loaded(file) if file else built()
-    if quantized and schedule.quantization:
+    if quantized and schedule.quantizes:
         raise RecipeError(f"{recipe.source}: the recipe quantizes, but {weights} is quantized already.")
     zeros = {name: legacy.zeros(weight) for name, weight in prunable(model).items()}
     found = Check(recipe, fit(recipe, model), length, model, subject, zeros, weights is not None)
-    if schedule.quantization:
+    if schedule.quantizes:
         copy = deepcopy(model)
         if found.given:
             found.need = memory.needs(copy, schedule)

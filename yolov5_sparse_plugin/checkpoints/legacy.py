@@ -209,7 +209,7 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
     try:
         text = front_matter(recipe, f"{file}: its recipe") if is_card(recipe) else recipe
         schedule = Schedule.of_structure(text, f"{file}: its recipe")
-        if not schedule.quantization:
+        if not schedule.quantizes:
             raise RecipeError(f"{file}: its recipe has no QuantizationModifier")
         if any(legacy_names.OUR_ADD in name for name in state):
             make_adds_quantizable(structure)

@@ -228,15 +228,49 @@ def growing_back(recipe: Recipe) -> list[Entry]:
     return [entry for entry in of_kind(recipe, *schema.PRUNING) if getattr(entry.spec, "leave_enabled", True) is False]
 
 
+# ---------------------------------------------------------------------------------------------------- what it is about
+
+
+def pruning(recipe: Recipe) -> list[Entry]:
+    """Return the modifiers that prune, those of hook files included, which are told by their names."""
+    return [e for e in recipe.entries if isinstance(e.spec, schema.PRUNING) or (e.spec is None and "Pruning" in e.tag)]
+
+
+def distillation(recipe: Recipe) -> list[Entry]:
+    """Return the modifiers that learn from a teacher, those of hook files included."""
+    return [entry for entry in recipe.entries if "Distillation" in entry.tag]
+
+
+def start_of(entry: Entry) -> float:
+    """Return when a modifier starts, 0 where it does not say so in a number."""
+    start = entry.fields.get("start_epoch", 0.0)
+    return max(start, 0.0) if isinstance(start, (int, float)) else 0.0
+
+
+def pruning_start(recipe: Recipe) -> float | None:
+    """Return the epoch (fractional) at which the first pruning starts, None where nothing is pruned."""
+    return min(map(start_of, pruning(recipe)), default=None)
+
+
 def pruning_end(recipe: Recipe) -> float | None:
     """Return the epoch (fractional) from which on sparsity no longer changes, None where nothing is pruned."""
-    ends = [
-        entry.spec.start if isinstance(entry.spec, schema.ConstantPruningModifier) else entry.spec.end_epoch
-        for entry in of_kind(recipe, *schema.PRUNING)
-    ]
+    ends = [start_of(entry) if "Constant" in entry.tag else end_of(entry) for entry in pruning(recipe)]
     return max(ends, default=None)
 
 
 def quantization_start(recipe: Recipe) -> float | None:
     """Return the epoch (fractional) at which the first quantization starts, None where nothing is quantized."""
-    return min((entry.spec.start for entry in of_kind(recipe, schema.Quantization)), default=None)
+    return min(map(start_of, of_kind(recipe, schema.Quantization)), default=None)
+
+
+def last_change(recipe: Recipe) -> float:
+    """Return the epoch (fractional) after which a recipe leaves the model alone but for its learning rate."""
+    changes = [0.0, pruning_end(recipe) or 0.0]
+    for entry in of_kind(recipe, schema.Quantization):
+        changes += [start_of(entry), *(getattr(entry.spec, name) or 0.0 for name in schema.ONCE_QUANTIZED)]
+    return max(changes)
+
+
+def owns_learning_rate(recipe: Recipe, epoch: float) -> bool:
+    """Return whether one of the learning-rate modifiers, those of hook files included, has started by `epoch`."""
+    return any(start_of(entry) <= epoch for entry in recipe.entries if "LearningRate" in entry.tag)

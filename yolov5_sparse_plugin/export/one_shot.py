@@ -25,7 +25,7 @@ def apply(model: torch.nn.Module, schedule: Schedule, images: Iterable[np.ndarra
     """
     schedule.check_model(model)
     schedule.prune_at_once(model)
-    if schedule.quantization:
+    if schedule.quantizes:
         make_adds_quantizable(model)
         schedule.apply_quantization(model)
         calibrate(model, tqdm(images, total=count, desc="calibrating", unit="image"))

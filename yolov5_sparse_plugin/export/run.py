@@ -76,7 +76,7 @@ class ExportRun:
         self._trained = opt.get("imgsz") if isinstance(opt, dict) else None
         self.schedule = self._one_shot_schedule() if options.one_shot else None
         self.quantized = bool(self.part and formats.is_quantized(self.part))
-        self.quantized |= bool(self.schedule and self.schedule.quantization)
+        self.quantized |= bool(self.schedule and self.schedule.quantizes)
         asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks", "baseline"} & set(options.origin)
         self.sparse = bool(self.part or asked or ("report" in options.origin and options.report != "none"))
         self.model: torch.nn.Module | None = None

@@ -190,12 +190,12 @@ def prepare(
     else:
         address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
         schedule = Schedule.load(recipes_io.read(address, chosen.asked("recipe")), chosen.recipe_args)
-    if schedule.quantization and part and formats.is_quantized(part) and not resumed:
+    if schedule.quantizes and part and formats.is_quantized(part) and not resumed:
         raise RecipeError(
             f"{schedule.source}: the recipe quantizes, but {opt.weights} is quantized already. Start from the run's "
             "best_pruned.pt or best_dense.pt, or leave the QuantizationModifier out to fine-tune its float weights."
         )
-    if chosen.teacher is not None and not schedule.distillation:
+    if chosen.teacher is not None and not schedule.distills:
         schedule = Schedule.load(with_teacher(schedule.recipe))
     origin = "--epochs"
     if "epochs" not in typed and not resumed:
@@ -218,7 +218,7 @@ def prepare(
     if chosen.log_dir:
         opt.sparse_log_dir = str(Path(chosen.log_dir).resolve())
     if chosen.qat_batch_size:
-        if not schedule.quantization:
+        if not schedule.quantizes:
             raise OptionError(
                 f"{chosen.asked('qat_batch_size')}: {schedule.source} does not quantize. Leave it out, or lower "
                 "--batch-size."

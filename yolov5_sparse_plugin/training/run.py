@@ -225,7 +225,7 @@ class TrainingRun:
     def check_weights(self) -> None:
         """Warn where a recipe would let pruned weights grow back, or hold zeros that are not there."""
         sparsity, recipe = self.sparsity(), self.schedule.recipe
-        if sparsity > phases.PRUNED and not self.schedule.pruning:
+        if sparsity > phases.PRUNED and not self.schedule.prunes:
             self.say(
                 f"these weights are {sparsity:.0%} sparse and {recipe.source} has no pruning modifier: they "
                 "become dense again. Add '!ConstantPruningModifier {start_epoch: 0.0, params: __ALL_PRUNABLE__}' to "

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 from yolov5_sparse_plugin.errors import RecipeError
 
-if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
-
-def leave_out(schedule: Schedule, model: torch.nn.Module) -> set[str]:
-    """Let the recipe's pruning modifiers pass over parameters that need no gradient.
+def leave_out(pruning: Iterable[Any], model: torch.nn.Module, source: str) -> set[str]:
+    """Let pruning modifiers pass over parameters that need no gradient.
 
     To freeze a layer is to keep what it has learned, its zeros included; SparseML would fail on it, because masks hang
     on gradients. Quantizers it gets like every other layer: they round its weights, and change none.
 
     Args:
-        schedule: not initialized yet; its modifiers are changed in place.
+        pruning: SparseML's modifiers, not initialized yet; changed in place. source: the recipe's, for messages.
 
     Returns:
         The names of the parameters that were left out.
@@ -28,14 +26,14 @@ def leave_out(schedule: Schedule, model: torch.nn.Module) -> set[str]:
         RecipeError: a modifier has nothing else to prune.
     """
     left: set[str] = set()
-    for modifier in schedule.pruning:
+    for modifier in pruning:
         found = modifier._create_named_layers_and_params(model)
         frozen = [f"{each.layer_name}.{each.param_name}" for each in found if not each.param.requires_grad]
         if not frozen:
             continue
         if len(frozen) == len(found):
             raise RecipeError(
-                f"{schedule.source}: {type(modifier).__name__} prunes {len(found)} layers, {frozen[0]} and so on, and "
+                f"{source}: {type(modifier).__name__} prunes {len(found)} layers, {frozen[0]} and so on, and "
                 "--freeze keeps all of them as they are. Freeze fewer layers, or take the modifier out."
             )
         left.update(frozen)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin.engine import contract
 from yolov5_sparse_plugin.engine.sparseml import compat  # noqa: F401  first: shims, and no analytics
 
-from sparseml.pytorch.optim import ScheduledOptimizer  # isort: skip
-from yolov5_sparse_plugin.engine.sparseml.modifiers import is_pruning
-
-if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+from sparseml.pytorch.optim import ScheduledModifierManager, ScheduledOptimizer  # isort: skip
+from yolov5_sparse_plugin.engine.sparseml.modifiers import is_pruning, is_quantization  # isort: skip
 
 
-class Optimizer(ScheduledOptimizer):
+class Optimizer(ScheduledOptimizer, contract.Optimizer):
     """SparseML's ScheduledOptimizer, made fit for upstream's loop.
 
     - `state_dict` and `load_state_dict` reach the wrapped optimizer; SparseML's fill the wrapper's own fields, so
@@ -34,14 +32,17 @@ class Optimizer(ScheduledOptimizer):
         self,
         optimizer: torch.optim.Optimizer,
         model: torch.nn.Module,
-        schedule: Schedule,
+        manager: ScheduledModifierManager,
+        owns_learning_rate: Callable[[float], bool],
         loggers: Any,
         teacher: torch.nn.Module | None = None,
     ):
         lesson = {"distillation_teacher": teacher or "disable"}
-        super().__init__(optimizer, model, schedule.manager, 1, loggers, initialize_kwargs=lesson)
+        super().__init__(optimizer, model, manager, 1, loggers, initialize_kwargs=lesson)
         own = self.__dict__  # __setattr__ forwards to the wrapped optimizer
-        own["schedule"] = schedule
+        own["manager"] = manager
+        own["modifiers"] = list(manager.iter_modifiers())
+        own["owns_learning_rate"] = owns_learning_rate
         own["momenta"] = [group.get("momentum") for group in optimizer.param_groups]  # Adam has none
         own["rates"] = None
         for event in self.EVENTS:
@@ -92,7 +93,7 @@ class Optimizer(ScheduledOptimizer):
         Args:
             batch: `student_inputs`, `student_outputs`, as SparseML's modifiers take them.
         """
-        return self.schedule.manager.loss_update(loss, *self._moment(self.epoch), **batch)
+        return self.manager.loss_update(loss, *self._moment(self.epoch), **batch)
 
     def _moment(self, epoch: float) -> tuple[torch.nn.Module, torch.optim.Optimizer, float, int]:
         """Return what SparseML's modifiers are called with: module, optimizer, epoch, steps in an epoch."""
@@ -104,14 +105,16 @@ class Optimizer(ScheduledOptimizer):
         self._counted(self._wrapper.emulated_step)
 
     def _counted(self, step: Callable[[], Any]) -> None:
-        with self._following_quantization(m for m in self.schedule.quantization if m.start_epoch <= self.epoch):
+        with self._following_quantization(
+            m for m in self.modifiers if is_quantization(m) and m.start_epoch <= self.epoch
+        ):
             self.reassert()
             step()
         self.rates = [group["lr"] for group in self.wrapped.param_groups]
 
     def reassert(self) -> None:
         """Put back the recipe's learning rates, and the momentum, where upstream's warm-up changed them."""
-        if not self.schedule.owns_learning_rate(self.epoch):
+        if not self.owns_learning_rate(self.epoch):
             return
         groups = self.wrapped.param_groups
         for group, rate, kept in zip(groups, self.rates or [None] * len(groups), self.momenta):
@@ -136,7 +139,7 @@ class Optimizer(ScheduledOptimizer):
         counted at N - 1/batches: without this, a run's last validation sees a sparsity of 0.599 instead of 0.600.
         """
         moment = self._moment(epoch)
-        for modifier in self.schedule.modifiers:
+        for modifier in self.modifiers:
             if modifier.enabled and modifier.end_pending(*moment[2:]):
                 modifier.scheduled_update(*moment)
                 if is_pruning(modifier):
@@ -149,22 +152,22 @@ class Optimizer(ScheduledOptimizer):
         What starts at `epoch` itself starts with the next batch, as it does in a run that was not interrupted.
         """
         moment = self._moment(epoch)
-        begun = [m for m in self.schedule.modifiers if m.enabled and m.start_epoch < epoch]
-        with self._following_quantization(m for m in begun if m in self.schedule.quantization):
+        begun = [m for m in self.modifiers if m.enabled and m.start_epoch < epoch]
+        with self._following_quantization(filter(is_quantization, begun)):
             for modifier in begun:
                 if modifier.update_ready(*moment[2:]):
                     modifier.scheduled_update(*moment)
 
     def pruned_at(self) -> list[float]:
         """Return the epoch (fractional) at which each pruning modifier last computed its masks; -1: not yet."""
-        return [modifier._last_update_epoch for modifier in self.schedule.pruning]
+        return [modifier._last_update_epoch for modifier in filter(is_pruning, self.modifiers)]
 
     def recall(self, pruned_at: list[float]) -> None:
         """Take masks from the zeros in the weights, and compute the next ones when an uninterrupted run would.
 
         `seek` has computed masks of its own, from weights that are not those of the checkpoint yet.
         """
-        for modifier, epoch in zip(self.schedule.pruning, pruned_at):
+        for modifier, epoch in zip(filter(is_pruning, self.modifiers), pruned_at):
             masks = modifier.module_masks
             if masks is not None and masks.enabled:
                 masks.set_param_masks([(weight != 0).to(weight.dtype) for weight in masks.params_data])

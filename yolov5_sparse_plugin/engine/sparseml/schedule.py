@@ -13,7 +13,7 @@ from yolov5_sparse_plugin.engine.sparseml import compat  # noqa: F401  first: sh
 
 from sparseml.pytorch.optim import ScheduledModifierManager  # isort: skip
 from sparseml.pytorch.utils import LambdaLogger, LoggerManager, PythonLogger, get_prunable_layers  # isort: skip
-from yolov5_sparse_plugin.engine import schema, timeline
+from yolov5_sparse_plugin.engine import contract, schema
 from yolov5_sparse_plugin.engine.fitting import Fit, check_groups, fit
 from yolov5_sparse_plugin.engine.recipe import Recipe, parse
 from yolov5_sparse_plugin.engine.sparseml import (
@@ -24,7 +24,6 @@ from yolov5_sparse_plugin.engine.sparseml.frozen import leave_out
 from yolov5_sparse_plugin.engine.sparseml.modifiers import (
     build,
     is_distillation,
-    is_learning_rate,
     is_pruning,
     is_quantization,
     of_hooks,
@@ -34,19 +33,13 @@ from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 
-class Schedule:
-    """A recipe that is ready to run: SparseML's modifiers, and what a YOLOv5 run must know of them.
+class Schedule(contract.Schedule):
+    """A recipe that SparseML executes: its modifiers."""
 
-    Attributes:
-        recipe: what it was built from.
-        text, source: the recipe's.
-        epochs: number of epochs that the recipe asks for, rounded up; 0 where it names none.
-    """
+    engine = "sparseml"
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.text, self.source = recipe, recipe.text, recipe.source
-        self.frozen: set[str] = set()  # parameters that --freeze keeps out of the pruning, see `wrap`
-        self.remarks: list[str] = []  # what a user should know of the recipe on this model, once it is wrapped
+        super().__init__(recipe)
         self._built = [build(entry, recipe.source) for entry in recipe.entries]
         for modifier in filter(is_quantization, self._built):
             wiring.keep(modifier)
@@ -56,7 +49,6 @@ class Schedule:
         }
         self.manager = ScheduledModifierManager(stages or list(self._built))
         self.modifiers = list(self.manager.iter_modifiers())
-        self.epochs = timeline.length(recipe)
 
     @classmethod
     def load(cls, recipe: RecipeText, variables: dict[str, Any] | None = None) -> Schedule:
@@ -71,11 +63,7 @@ class Schedule:
         """
         return cls(parse(RecipeText(text, source), {}, of_hooks(), only=("QuantizationModifier",)))
 
-    def fresh(self) -> Schedule:
-        """Return the same recipe, with modifiers that have done nothing yet."""
-        return Schedule(self.recipe)
-
-    # ---- what the recipe says
+    # ---- its modifiers, by kind
 
     @property
     def pruning(self) -> list[Any]:
@@ -90,50 +78,9 @@ class Schedule:
         return [m for m in self.modifiers if is_distillation(m)]
 
     @property
-    def quantization_start(self) -> float | None:
-        """Epoch (fractional) at which the first quantization starts, None where nothing is quantized."""
-        return min((max(m.start_epoch, 0.0) for m in self.quantization), default=None)
-
-    @property
     def quantizes_already(self) -> bool:
         """Whether the model has quantizers: wrapping the optimizer starts what starts at epoch 0."""
         return any(modifier._qat_enabled for modifier in self.quantization)
-
-    @property
-    def pruning_start(self) -> float | None:
-        return min((max(m.start_epoch, 0.0) for m in self.pruning), default=None)
-
-    @property
-    def pruning_end(self) -> float | None:
-        """Epoch (fractional) from which on the sparsity no longer changes; a constant modifier changes nothing."""
-        ends = [max(m.start_epoch, 0.0) if "Constant" in type(m).__name__ else m.end_epoch for m in self.pruning]
-        return max(ends, default=None)
-
-    @property
-    def last_change(self) -> float:
-        """Epoch (fractional) after which the recipe leaves the model alone but for its learning rate."""
-        changes = [0.0, self.pruning_end or 0.0]
-        for modifier in self.quantization:
-            for name in ("start_epoch", "disable_quantization_observer_epoch", "freeze_bn_stats_epoch"):
-                changes.append(getattr(modifier, name) or 0.0)
-        return max(changes)
-
-    def owns_learning_rate(self, epoch: float) -> bool:
-        """Return whether a learning-rate modifier has started by `epoch`; from then on upstream's schedule is off."""
-        return any(max(m.start_epoch, 0.0) <= epoch for m in self.modifiers if is_learning_rate(m))
-
-    def check_distillation(self) -> None:
-        """Refuse to distill layer by layer beyond the start of quantization, which replaces the layers."""
-        start = self.quantization_start
-        for modifier in self.distillation:
-            if not hasattr(modifier, "student_layer_names") or start is None:
-                continue
-            if modifier.end_epoch < 0 or modifier.end_epoch > start:
-                raise RecipeError(
-                    f"{self.source}: {type(modifier).__name__} watches layers until epoch {modifier.end_epoch:g}, but "
-                    f"quantization replaces them at {start:g}. End it there, or use DetectionDistillationModifier, "
-                    "which looks at the outputs."
-                )
 
     def match_layers(self, student: torch.nn.Module, teacher: torch.nn.Module) -> None:
         """Let layers be compared as they are: SparseML would put a projection between them, and its parameters into a
@@ -196,10 +143,10 @@ class Schedule:
         """
         self.remarks = [remark for each in self.check_model(model) for remark in each.remarks]
         check_groups(self.recipe, len(optimizer.param_groups))
-        self.frozen = leave_out(self, model)
+        self.frozen = leave_out(self.pruning, model, self.source)
         if teacher is not None:
             self.match_layers(model, teacher)
-        return Optimizer(optimizer, model, self, self.loggers(log_file), teacher)
+        return Optimizer(optimizer, model, self.manager, self.owns_learning_rate, self.loggers(log_file), teacher)
 
     def apply_quantization(self, model: torch.nn.Module) -> None:
         """Give a float model the quantized structure that the recipe ends with; observers off, batch norm frozen.
