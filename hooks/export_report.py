@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 from yolov5_sparse_plugin import hookimpl
+
+_prepared: WeakKeyDictionary = WeakKeyDictionary()
 
 
 @hookimpl
@@ -11,12 +15,12 @@ def sparse_export_start(export):
     from yolov5_sparse_plugin.export import report
 
     if report.wanted(export):
-        report.prepare(export)
+        _prepared[export] = report.prepare(export)
 
 
 @hookimpl
 def sparse_export_done(export, file):
     from yolov5_sparse_plugin.export import report
 
-    if report.wanted(export):
-        report.write(export, file)
+    if export in _prepared:
+        report.write(export, _prepared[export], file)

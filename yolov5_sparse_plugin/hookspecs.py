@@ -1,10 +1,9 @@
 """The contract between the plugin and its hooks, in the order in which a training run, then an export, fires them.
 
 A hook is a module, a class or a file (`--sparse-hooks`) whose functions carry `@hookimpl` and the names below.
-It may leave out arguments that it does not need. `run` is always the run in progress, a
-`yolov5_sparse_plugin.training.run.TrainingRun`, `export` the export in progress, a
-`yolov5_sparse_plugin.export.run.ExportRun`; they belong to the plugin: read them, and keep what is
-yours in your hook.
+It may leave out arguments that it does not need. `run` is always the run in progress, a `runs.Run`, `export` the export
+in progress, a `runs.Export`; they belong to the plugin: read them, call their methods, and keep what is yours in your
+hook (in a `weakref.WeakKeyDictionary`: one process may see several).
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from yolov5_sparse_plugin.export.run import ExportRun
     from yolov5_sparse_plugin.options import SparseOptions
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.runs import Export, Run
 
 PROJECT = "yolov5_sparse"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -45,7 +43,7 @@ def sparse_resolve(kind: str, address: str, options: SparseOptions) -> str | Non
 
 
 @hookspec
-def sparse_run_start(run: TrainingRun) -> None:
+def sparse_run_start(run: Run) -> None:
     """Look at a run before it starts: options and recipe are valid, the host is still untouched.
 
     Raise a SparsePluginError to refuse the run; nothing has been written yet.
@@ -53,7 +51,7 @@ def sparse_run_start(run: TrainingRun) -> None:
 
 
 @hookspec
-def sparse_seams(run: TrainingRun) -> dict[str, Callable[[Any], Any]]:
+def sparse_seams(run: Run) -> dict[str, Callable[[Any], Any]]:
     """Name the globals of the host's `train()` to be replaced while this run lasts.
 
     Returns:
@@ -63,7 +61,7 @@ def sparse_seams(run: TrainingRun) -> dict[str, Callable[[Any], Any]]:
 
 
 @hookspec
-def sparse_model_built(run: TrainingRun, model: torch.nn.Module) -> None:
+def sparse_model_built(run: Run, model: torch.nn.Module) -> None:
     """Prepare the model that the host has just built, in place, before weights are loaded into it.
 
     Args:
@@ -72,7 +70,7 @@ def sparse_model_built(run: TrainingRun, model: torch.nn.Module) -> None:
 
 
 @hookspec
-def sparse_batch_start(run: TrainingRun, epoch: float) -> None:
+def sparse_batch_start(run: Run, epoch: float) -> None:
     """Fires at the start of every batch, on every rank, after the previous batch has been counted.
 
     Args:
@@ -81,7 +79,7 @@ def sparse_batch_start(run: TrainingRun, epoch: float) -> None:
 
 
 @hookspec
-def sparse_phase_changed(run: TrainingRun, before: str, after: str) -> None:
+def sparse_phase_changed(run: Run, before: str, after: str) -> None:
     """Fires once when the model enters a phase.
 
     Args:
@@ -91,7 +89,7 @@ def sparse_phase_changed(run: TrainingRun, before: str, after: str) -> None:
 
 
 @hookspec
-def sparse_epoch_end(run: TrainingRun, epoch: int) -> None:
+def sparse_epoch_end(run: Run, epoch: int) -> None:
     """Fires after an epoch's last batch, before it is validated, on every rank.
 
     Args:
@@ -100,7 +98,7 @@ def sparse_epoch_end(run: TrainingRun, epoch: int) -> None:
 
 
 @hookspec
-def sparse_log(run: TrainingRun) -> dict[str, float]:
+def sparse_log(run: Run) -> dict[str, float]:
     """Name figures to be logged with the epoch's metrics: results.csv, TensorBoard, Weights & Biases, ….
 
     Returns:
@@ -109,7 +107,7 @@ def sparse_log(run: TrainingRun) -> dict[str, float]:
 
 
 @hookspec
-def sparse_pack(run: TrainingRun, ckpt: dict[str, Any]) -> None:
+def sparse_pack(run: Run, ckpt: dict[str, Any]) -> None:
     """Add to a checkpoint before it is written.
 
     Args:
@@ -119,7 +117,7 @@ def sparse_pack(run: TrainingRun, ckpt: dict[str, Any]) -> None:
 
 
 @hookspec
-def sparse_run_end(run: TrainingRun, error: BaseException | None) -> None:
+def sparse_run_end(run: Run, error: BaseException | None) -> None:
     """Fires when the run is over and the host is restored, also after an exception or Ctrl-C.
 
     Args:
@@ -128,7 +126,7 @@ def sparse_run_end(run: TrainingRun, error: BaseException | None) -> None:
 
 
 @hookspec
-def sparse_export_start(export: ExportRun) -> None:
+def sparse_export_start(export: Export) -> None:
     """Look at an export before it starts: options and weights go together, the host is still untouched.
 
     Raise a SparsePluginError to refuse it; nothing has been written yet. Plain YOLOv5 checkpoints without a sparse
@@ -137,7 +135,7 @@ def sparse_export_start(export: ExportRun) -> None:
 
 
 @hookspec(firstresult=True)
-def sparse_export_graph(export: ExportRun, model: onnx.ModelProto) -> onnx.ModelProto | None:
+def sparse_export_graph(export: Export, model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Rewrite the graph that the host has exported, before it is verified and moved into place.
 
     Args:
@@ -149,7 +147,7 @@ def sparse_export_graph(export: ExportRun, model: onnx.ModelProto) -> onnx.Model
 
 
 @hookspec
-def sparse_export_done(export: ExportRun, file: Path) -> None:
+def sparse_export_done(export: Export, file: Path) -> None:
     """Fires when the verified model is in place and the host is restored.
 
     Args:

@@ -23,7 +23,7 @@ from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.stubs import is_stub
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.runs import Export
 
 DENSE = "best_dense.pt"
 TWIN = "its float twin"
@@ -72,7 +72,7 @@ class Baseline:
     timed: Path
 
 
-def choose(export: ExportRun) -> Choice | None:
+def choose(export: Export) -> Choice | None:
     """Return what `export` is to be compared with: what the user names, else the dense model that it came from.
 
     Returns:
@@ -107,7 +107,7 @@ def choose(export: ExportRun) -> Choice | None:
     return own or Choice(export.weights.name, export.weights)  # one that YOLOv5 will have downloaded by then
 
 
-def fitting(file: Path, asked: str, export: ExportRun, own: Choice | None) -> Choice:
+def fitting(file: Path, asked: str, export: Export, own: Choice | None) -> Choice:
     """Open a baseline and refuse one that has nothing to do with the model that is being exported.
 
     Args:
@@ -127,7 +127,7 @@ def fitting(file: Path, asked: str, export: ExportRun, own: Choice | None) -> Ch
     return choice
 
 
-def opened(file: Path, asked: str, export: ExportRun, itself: bool = False) -> Choice:
+def opened(file: Path, asked: str, export: Export, itself: bool = False) -> Choice:
     """Read a checkpoint's float model.
 
     Args:
@@ -161,7 +161,7 @@ def attempted(file: Path, asked: str) -> torch.nn.Module:
         raise CheckpointError(f"{asked}: not a YOLOv5 checkpoint ({error}).") from error
 
 
-def opened_graph(file: Path, asked: str, export: ExportRun, own: Choice | None) -> Choice:
+def opened_graph(file: Path, asked: str, export: Export, own: Choice | None) -> Choice:
     """Look at an ONNX file. YOLOv5 never does: it would `eval()` what stands in the file's metadata."""
     try:
         given = onnx_input.read(file)
@@ -212,7 +212,7 @@ def graph_classes(file: Path) -> list[str] | None:
     return [""] * (dims[-1].dim_value - 5) if dims and dims[-1].dim_value > 5 else None
 
 
-def made(choice: Choice, export: ExportRun, folder: Path) -> Baseline:
+def made(choice: Choice, export: Export, folder: Path) -> Baseline:
     """Bring a baseline into a form that runs, in `folder`; nothing of the user's is touched.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from yolov5_sparse_plugin.bench.measure import Row
+from yolov5_sparse_plugin.bench.measure import Processes, Row
 from yolov5_sparse_plugin.export import baseline, images, pictures
 from yolov5_sparse_plugin.export.accuracy import Accuracy, Evaluation, Unmeasured, measure
 from yolov5_sparse_plugin.export.comparison import Figures
@@ -20,11 +20,23 @@ from yolov5_sparse_plugin.hosts import datasets
 from yolov5_sparse_plugin.hosts.current import host
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.runs import Export
 
 # of a model in an engine: inferences at least, and before them; seconds that an engine may take for more of them
 ROUNDS, WARMUP, SECONDS = 5, 1, 0.5
 SHOWN, TRIED = 4, 8  # images in the picture of detections; among how many those with something on them are looked for
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was made ready before the export began.
+
+    Attributes:
+        choice: what it is to be compared with; None: nothing. engines: processes that are starting, one a model.
+    """
+
+    choice: baseline.Choice | None
+    engines: Processes
 
 
 @dataclass
@@ -52,12 +64,12 @@ class Measured:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
 
-def measured(export: ExportRun, file: Path, folder: Path) -> Measured:
+def measured(export: Export, prepared: Prepared, file: Path, folder: Path) -> Measured:
     """Measure the export in `file`, and its baseline, which is made in `folder`."""
-    other, missing = _made(export, folder)
+    other, missing = _made(export, prepared.choice, folder)
     files = [other.timed, file] if other else [file]
     shape = (int(export.arguments["batch_size"]), 3, *export.size)
-    export.engines.load(files, shape[0], img=export.size)
+    prepared.engines.load(files, shape[0], img=export.size)
     raw, layers = file.read_bytes(), layers_of(export.exported)
     with ThreadPoolExecutor(1) as beside:  # while the engines load
         gzipped = beside.submit(gzip.compress, raw, 6)
@@ -69,7 +81,7 @@ def measured(export: ExportRun, file: Path, folder: Path) -> Measured:
     if other:
         found.theirs = Figures(other.name, other.file.stat().st_size, _macs_of(other.file, shape))
         found.notes += other.remarks
-    found.rows = export.engines.time(ROUNDS, WARMUP, seconds=SECONDS)
+    found.rows = prepared.engines.time(ROUNDS, WARMUP, seconds=SECONDS)
     for row in found.rows:
         figures = found.ours if row.model == file else found.theirs
         if row.milliseconds:
@@ -82,12 +94,12 @@ def measured(export: ExportRun, file: Path, folder: Path) -> Measured:
     return found
 
 
-def _made(export: ExportRun, folder: Path) -> tuple[baseline.Baseline | None, str | None]:
+def _made(export: Export, choice: baseline.Choice | None, folder: Path) -> tuple[baseline.Baseline | None, str | None]:
     """Return the baseline, or why there is none."""
-    if export.baseline is None:
+    if choice is None:
         return None, "it is a float model; --sparse-baseline names one to compare it with"
     try:
-        return baseline.made(export.baseline, export, folder), None
+        return baseline.made(choice, export, folder), None
     except baseline.NoBaseline as error:
         return None, str(error)
 
@@ -99,7 +111,7 @@ def _macs_of(file: Path, shape: tuple[int, int, int, int]) -> tuple[int, int] | 
         return None
 
 
-def _look(export: ExportRun, file: Path, other: baseline.Baseline | None, found: Measured) -> None:
+def _look(export: Export, file: Path, other: baseline.Baseline | None, found: Measured) -> None:
     """Measure mAP on the validation images of --data, and draw what is detected on some of them."""
     if "data" not in export.typed:
         found.notes.append("For mAP, and a picture of what is detected, name a data set with --data.")

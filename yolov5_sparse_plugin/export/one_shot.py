@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from yolov5_sparse_plugin.engine.contract import Schedule
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
-from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
 
 def apply(model: torch.nn.Module, schedule: Schedule, images: Iterable[np.ndarray], count: int) -> torch.nn.Module:

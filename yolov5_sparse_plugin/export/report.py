@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolov5_sparse_plugin import __version__, atomic
-from yolov5_sparse_plugin.bench.measure import ENGINES
+from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.errors import ExportError
 from yolov5_sparse_plugin.export import baseline, comparison
 from yolov5_sparse_plugin.export.comparison import Figures
-from yolov5_sparse_plugin.export.measurements import Measured, measured
+from yolov5_sparse_plugin.export.measurements import Measured, Prepared, measured
 from yolov5_sparse_plugin.export.page import page
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.runs import Export
 
 KINDS = ("export.json", "report.html", "sparsity.png", "detections.png")
 
 
-def wanted(export: ExportRun) -> bool:
+def wanted(export: Export) -> bool:
     return export.options.report != "none" and "onnx" in export.arguments["include"]
 
 
@@ -37,18 +37,19 @@ def forget(file: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def prepare(export: ExportRun) -> None:
+def prepare(export: Export) -> Prepared:
     """Choose the baseline, or refuse it, and let the engines get ready while the graph is being made."""
-    export.baseline = baseline.choose(export)
-    export.start_engines(2 if export.baseline else 1)
+    choice = baseline.choose(export)
+    installed = [name for name, engine in ENGINES.items() if engine.installed()]
+    return Prepared(choice, export.lasting(Processes(installed, 2 if choice else 1)))
 
 
-def write(export: ExportRun, file: Path) -> None:
+def write(export: Export, prepared: Prepared, file: Path) -> None:
     """Write `<model>.export.json`, `.report.html`, `.sparsity.png` and `.detections.png` beside the model."""
     names = beside(file)
     try:
         with scratch_folder(file) as folder:
-            found = measured(export, file, folder)
+            found = measured(export, prepared, file, folder)
             content = as_json(export, found)
             text = json.dumps(content, indent=1) + "\n"
             written = {
@@ -68,7 +69,7 @@ def write(export: ExportRun, file: Path) -> None:
     export.say(content["summary"])
 
 
-def as_json(export: ExportRun, found: Measured) -> dict[str, Any]:
+def as_json(export: Export, found: Measured) -> dict[str, Any]:
     """Return all that is known of an export, for programs; the page says the same."""
     model, ours, theirs = export.exported, found.ours, found.theirs
     return {
@@ -100,7 +101,7 @@ def as_json(export: ExportRun, found: Measured) -> dict[str, Any]:
     }
 
 
-def summary(export: ExportRun, found: Measured) -> str:
+def summary(export: Export, found: Measured) -> str:
     """Return the one sentence; its engine is the one that the export is for, else ONNX Runtime."""
     engine = export.target if export.quantized else "onnxruntime"
     shared = set(found.ours.milliseconds) & set((found.theirs or found.ours).milliseconds)

@@ -21,14 +21,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable, TypeVar
 
 import onnx
 import torch
 from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 
 from yolov5_sparse_plugin import manager, recipes_io
-from yolov5_sparse_plugin.bench.measure import ENGINES, Processes
 from yolov5_sparse_plugin.checkpoints import formats, reading
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
 from yolov5_sparse_plugin.export import images, verify
@@ -38,9 +37,7 @@ from yolov5_sparse_plugin.hosts.log import Said, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
 
-if TYPE_CHECKING:
-    from yolov5_sparse_plugin.export.baseline import Choice
-
+Entered = TypeVar("Entered")
 QUANTIZED_OPSET = 17
 CALIBRATION_IMAGES = 64
 
@@ -58,8 +55,6 @@ class ExportRun:
         model: the torch model, once loaded.
         exported: the graph, as it is in the file, once it is there. findings: of `verify`.
         written: the file, once it is in place.
-        engines: processes of the installed engines, once `start_engines` was called.
-        baseline: what it is to be compared with, once `report.prepare` was called.
     """
 
     def __init__(
@@ -83,8 +78,6 @@ class ExportRun:
         self.exported: onnx.ModelProto | None = None
         self.findings: verify.Findings | None = None
         self.written: Path | None = None
-        self.engines: Processes | None = None
-        self.baseline: Choice | None = None
         self._closing = contextlib.ExitStack()
 
     @property
@@ -211,10 +204,9 @@ class ExportRun:
             interrupt.said = True
             raise
 
-    def start_engines(self, models: int) -> None:
-        """Start the installed engines, to be given that many models once they are there; they end with the export."""
-        installed = [name for name, engine in ENGINES.items() if engine.installed()]
-        self.engines = self._closing.enter_context(Processes(installed, models))
+    def lasting(self, context: contextlib.AbstractContextManager[Entered]) -> Entered:
+        """Enter a context that ends with the export, however that ends."""
+        return self._closing.enter_context(context)
 
     def _call_upstream(self) -> list[str]:
         function = inspect.unwrap(self._upstream)

@@ -15,7 +15,7 @@ from yolov5_sparse_plugin.export.detections import detect, matched
 from yolov5_sparse_plugin.export.layers import module_of, weights_of, zeros_of
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.runs import Export
 
 IMAGES = 8
 # what rounding to 8 bits does to trained models, see docs/performance.md: of what one finds the other finds this share,
@@ -105,7 +105,7 @@ class Findings:
         }
 
 
-def verify(export: ExportRun, model: onnx.ModelProto, file: Path) -> Findings:
+def verify(export: Export, model: onnx.ModelProto, file: Path) -> Findings:
     """Check `file`, which holds `model`, run it in ONNX Runtime beside the torch model, and compare.
 
     Raises:
@@ -229,7 +229,7 @@ def compare_sparsity(model: torch.nn.Module, exported: onnx.ModelProto) -> dict[
     return {name: (before, graph_layers[name]) for name, before in torch_layers.items()}
 
 
-def write_samples(export: ExportRun, file: Path, folder: Path) -> None:
+def write_samples(export: Export, file: Path, folder: Path) -> None:
     """Write N images and the graph's outputs for them: sample-inputs/inp-0000.npz and sample-outputs/out-0000.npz.
 
     The layout is that of a SparseZoo model, which DeepSparse's tools read; arrays are stored without the batch axis.

@@ -9,7 +9,7 @@ import torch
 from yolov5_sparse_plugin.errors import CheckpointError, SparsePluginError
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.runs import Run
 
 
 class Lesson:
@@ -25,7 +25,7 @@ class Lesson:
         self._sum, self._count = 0.0, 0
 
     @classmethod
-    def prepare(cls, run: TrainingRun) -> Lesson:
+    def prepare(cls, run: Run) -> Lesson:
         """Load the teacher that the run was given.
 
         Raises:
@@ -47,7 +47,7 @@ class Lesson:
         teacher.register_forward_hook(lambda module, given, output: output[1] if isinstance(output, tuple) else output)
         return cls(teacher)
 
-    def check(self, run: TrainingRun, student: torch.nn.Module) -> None:
+    def check(self, run: Run, student: torch.nn.Module) -> None:
         """Refuse a teacher that does not speak of the same boxes and classes as the student that the host built."""
         ours, theirs = student.model[-1], self.teacher.model[-1]
         asked = run.options.asked("teacher")
@@ -67,7 +67,7 @@ class Lesson:
         if model.training:
             self._images = inputs[0]
 
-    def add(self, run: TrainingRun, loss: torch.Tensor, outputs: Any) -> torch.Tensor:
+    def add(self, run: Run, loss: torch.Tensor, outputs: Any) -> torch.Tensor:
         """Return a batch's loss with the teacher's part in it; a loss of validation comes back as it is."""
         if self._images is None or not torch.is_grad_enabled():
             return loss

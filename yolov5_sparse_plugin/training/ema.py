@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.runs import Run
 
 
-def phase_ema(upstream: type, run: TrainingRun) -> type:
+def phase_ema(upstream: type, run: Run) -> type:
     """Return upstream's ModelEMA, extended for `run`.
 
     Until quantization it averages as upstream does, and zeroes what is masked: an average over the time before a

@@ -14,13 +14,13 @@ from yolov5_sparse_plugin.errors import SparsePluginError, TrainingError
 from yolov5_sparse_plugin.training import interrupts
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.runs import Run
 
 # how upstream refuses data and options: an assertion, or an exception of no particular class
 REFUSALS = (AssertionError, Exception, FileNotFoundError)
 
 
-def told(run: TrainingRun, error: BaseException) -> BaseException:
+def told(run: Run, error: BaseException) -> BaseException:
     """Return the error of the plugin's that says why `run` ended, or `error` itself where there is nothing to add."""
     if isinstance(error, KeyboardInterrupt):
         interrupts.tell(run, error)
@@ -65,7 +65,7 @@ def remove(folder: Path, made: Path) -> None:
             parent.rmdir()
 
 
-def check_finite(run: TrainingRun, epoch: int) -> None:
+def check_finite(run: Run, epoch: int) -> None:
     """Refuse to validate and to save a model with NaN in it, which no further epoch mends.
 
     Upstream goes on, and writes it over the last good checkpoint.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.runs import Run
 
 
 class Terminated(KeyboardInterrupt):
@@ -64,7 +64,7 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def tell(run: TrainingRun, interrupt: KeyboardInterrupt) -> None:
+def tell(run: Run, interrupt: KeyboardInterrupt) -> None:
     """Say where the run was, and how to go on; note that it has been said."""
     how = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
     trained = run.saved < run.completed and not run.opt.nosave  # and not validated

@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.engine.contract import Schedule
+    from yolov5_sparse_plugin.runs import Run
 
 
 def split_batches(model: nn.Module, images: int) -> None:
@@ -147,7 +147,7 @@ def said(before: Need, after: Need, batch: int, side: float, images: int, start:
     return text
 
 
-def announce(run: TrainingRun, batch: int) -> None:
+def announce(run: Run, batch: int) -> None:
     """Say what a batch keeps before quantization and after, and warn where there is less memory than that.
 
     Args:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from yolov5_sparse_plugin.training import randomness, ranks
 
 if TYPE_CHECKING:
-    from yolov5_sparse_plugin.training.run import TrainingRun
+    from yolov5_sparse_plugin.runs import Run
 from yolov5_sparse_plugin.checkpoints.formats import FORMAT
 from yolov5_sparse_plugin.checkpoints.quantizers import load_state
 from yolov5_sparse_plugin.checkpoints.writing import full_precision
 
 
-def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
+def sparse_part(run: Run, best_fitness: Any) -> dict[str, Any]:
     """Return what `ckpt["sparse"]` holds for the present moment of a run; see the top of this file."""
     part = {
         "format": FORMAT,
@@ -34,7 +34,7 @@ def sparse_part(run: TrainingRun, best_fitness: Any) -> dict[str, Any]:
     return part
 
 
-def restore(run: TrainingRun, ckpt: dict[str, Any], ema: Any) -> None:
+def restore(run: Run, ckpt: dict[str, Any], ema: Any) -> None:
     """Give a resumed run back the full precision that upstream's FP16 copies lost. The structure is there already."""
     part = ckpt["sparse"]
     load_state(run.model, part["state"])
