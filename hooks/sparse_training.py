@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
 from yolov5_sparse_plugin.checkpoints import legacy, reading
-from yolov5_sparse_plugin.hosts.log import mend_loggers, redirected
+from yolov5_sparse_plugin.hosts.log import mend_loggers, redirected, with_figures
 from yolov5_sparse_plugin.hosts.noval import last_only
 from yolov5_sparse_plugin.training.ema import phase_ema
 
@@ -57,8 +57,7 @@ def sparse_seams(run):
         built = redirected(build, run.options.log_dir)
 
         def kept(*args, **kwargs):
-            run.loggers = mend_loggers(built(*args, **kwargs))
-            return run.loggers
+            return with_figures(mend_loggers(built(*args, **kwargs)), run.figures)
 
         return kept
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -37,3 +39,45 @@ def mend_loggers(loggers: Any) -> Any:
         end_epoch = wandb.end_epoch
         wandb.end_epoch = lambda **_: end_epoch()
     return loggers
+
+
+def with_figures(loggers: Any, figures: Callable[[], dict[str, float]]) -> Any:
+    """Let the host's loggers, changed in place, write down `figures` with those of every validation."""
+    write = loggers.on_fit_epoch_end
+
+    def write_all(vals: list[Any], *args: Any, **kwargs: Any) -> Any:
+        add(loggers, vals, figures())
+        return write(vals, *args, **kwargs)
+
+    loggers.on_fit_epoch_end = write_all
+    return loggers
+
+
+def add(loggers: Any, vals: list[Any], figures: dict[str, float]) -> None:
+    """Add figures, in place, to the values that the host's loggers are about to get, and to the names of these."""
+    names = getattr(loggers, "class_name_keys", loggers.keys)
+    if len(vals) < len({*loggers.keys, *names} - set(figures)):
+        return  # upstream's extra call after COCO's own evaluation has no per-class figures to put ours behind
+    for position, name in enumerate(loggers.keys):
+        if name in figures and position < len(vals):
+            vals[position] = figures.pop(name)
+    for name, value in figures.items():
+        if name not in names:
+            names.append(name)
+        vals.append(value)
+
+
+@contextlib.contextmanager
+def registered(callbacks: Any) -> Iterator[None]:
+    """Take off what `train()` registers with the host's Callbacks while this lasts.
+
+    Upstream's default Callbacks() outlives the call: afterwards it holds what it held before, so that this run's
+    loggers don't write down the epochs of the next one in the same process.
+    """
+    actions = callbacks._callbacks  # master has no public way to them
+    before = {event: list(listed) for event, listed in actions.items()}
+    try:
+        yield
+    finally:
+        for event, listed in actions.items():
+            listed[:] = before[event]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Iterator
+from typing import Any, Callable
 
 
 class EpochClock:
@@ -34,3 +35,24 @@ class EpochClock:
         if self._open:
             self._open = False
             self._count()
+
+
+def watch(loader: Any, epoch: Callable[[], None], batch: Callable[[], None]) -> None:
+    """Let a DataLoader, changed in place, tell when a pass over the data begins, and each batch of it.
+
+    This is where every `train()` of YOLOv5 passes on every rank; segmentation's fires no callbacks.
+
+    Args:
+        epoch: called before the first batch of a pass is fetched.
+        batch: called with each batch at hand, before the loop gets it.
+    """
+
+    class Watched(type(loader)):
+        def __iter__(self) -> Iterator[Any]:
+            epoch()
+            for item in super().__iter__():
+                batch()
+                yield item
+
+    Watched.__name__ = Watched.__qualname__ = type(loader).__name__
+    loader.__class__ = Watched

@@ -15,7 +15,6 @@ A run owns the state; the hooks decide what of it reaches the host. Its life, in
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Callable
@@ -27,13 +26,12 @@ from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.fitting import prunable
 from yolov5_sparse_plugin.engine.sparseml.schedule import Optimizer, Schedule
 from yolov5_sparse_plugin.errors import PluginError
-from yolov5_sparse_plugin.hosts import current, noval
-from yolov5_sparse_plugin.hosts.log import say
+from yolov5_sparse_plugin.hosts import current, log, noval
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import failures, interrupts, randomness, ranks
-from yolov5_sparse_plugin.training.clock import EpochClock
+from yolov5_sparse_plugin.training.clock import EpochClock, watch
 from yolov5_sparse_plugin.training.twin import FloatTwin
 
 
@@ -54,7 +52,6 @@ class TrainingRun:
         phase: see `training.phases`.
         epochs: length of the run. completed: epochs that are over. saved: those in last.pt.
         begun: whether a batch has started.
-        loggers: the host's, None before it has built them, and on ranks other than 0.
         lesson: between the teacher and this model, a `training.distillation.Lesson`; None without a teacher.
         metrics: of the latest validation: precision, recall, mAP50, mAP50-95; None before the first.
     """
@@ -79,7 +76,6 @@ class TrainingRun:
         self.optimizer: Optimizer | None = None
         self.twin: FloatTwin | None = None
         self.loader: Any = None
-        self.loggers: Any = None
         self.clock = EpochClock(lambda: self.optimizer.emulated_step())
         self.quantized = False
         self.phase = "dense"
@@ -98,7 +94,7 @@ class TrainingRun:
         return self.train.__globals__
 
     def say(self, message: str, warn: bool = False) -> None:
-        say(self.host, message, warn)
+        log.say(self.host, message, warn)
 
     def execute(self, hyp: Any, device: Any, callbacks: Any) -> Any:
         """Run the host's `train()` with the seams of all hooks in place, and restore everything afterwards."""
@@ -109,7 +105,7 @@ class TrainingRun:
             patches = PatchSet(self.train, self._wrappers(), current.host().title)
             with (
                 interrupts.terminable(),
-                self._registered(callbacks),
+                log.registered(callbacks),
                 noval.mended(self.train, self.opt, callbacks),
                 patches,
             ):
@@ -170,24 +166,6 @@ class TrainingRun:
                 wrappers[name] = wrapper if inner is None else _outside(wrapper, inner)
         return wrappers
 
-    @contextlib.contextmanager
-    def _registered(self, callbacks: Any):
-        """Add the run's callbacks, before those of the loggers that `train()` is about to add.
-
-        Upstream's default Callbacks() outlives the call: afterwards it holds what it held before, so that this run's
-        loggers don't write down the epochs of the next one in the same process.
-        """
-        registered = callbacks._callbacks  # master has no public way to them
-        before = {event: list(actions) for event, actions in registered.items()}
-        callbacks.register_action("on_train_epoch_start", name="yolov5_sparse", callback=self.start_epoch)
-        callbacks.register_action("on_train_batch_start", name="yolov5_sparse", callback=self.start_batch)
-        callbacks.register_action("on_fit_epoch_end", name="yolov5_sparse", callback=self.log)
-        try:
-            yield
-        finally:
-            for event, actions in registered.items():
-                actions[:] = before[event]
-
     # -------------------------------------------------------------------------------------------- what the host built
 
     def adopt_model(self, model: torch.nn.Module) -> torch.nn.Module:
@@ -200,9 +178,9 @@ class TrainingRun:
 
     def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
-        log = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
+        log_file = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
         self.twin.before(self.model)  # to wrap is to quantize, where the recipe starts with that
-        self.optimizer = self.schedule.wrap(optimizer, self.model, log, self.lesson and self.lesson.teacher)
+        self.optimizer = self.schedule.wrap(optimizer, self.model, log_file, self.lesson and self.lesson.teacher)
         for remark in self.schedule.remarks:
             self.say(remark, warn=True)
         if self.schedule.frozen:
@@ -249,6 +227,7 @@ class TrainingRun:
         """Start the clock: an epoch has as many batches as the loader of the training set."""
         self.loader = loader
         self.optimizer.bind(len(loader), self.completed)
+        watch(loader, self.start_epoch, self.start_batch)
 
     # --------------------------------------------------------------------------------------------------- as it trains
 
@@ -321,24 +300,12 @@ class TrainingRun:
         zeros = sum((p == 0).sum().item() for p in self._prunable.values())
         return zeros / max(sum(p.numel() for p in self._prunable.values()), 1)
 
-    def log(self, vals: list[Any], *args: Any) -> None:
-        """Add the figures of `sparse_log`, in place, to those that upstream's loggers are about to get."""
-        figures: dict[str, float] = {}
+    def figures(self) -> dict[str, float]:
+        """Return what the hooks want to be logged with an epoch's metrics, see `sparse_log`."""
+        found: dict[str, float] = {}
         for more in reversed(self.hook.sparse_log(run=self)):
-            figures.update(more)
-        loggers = self.loggers
-        if loggers is None or not figures:
-            return
-        names = getattr(loggers, "class_name_keys", loggers.keys)
-        if len(vals) < len({*loggers.keys, *names} - set(figures)):
-            return  # upstream's extra call after COCO's own evaluation has no per-class figures to put ours behind
-        for position, name in enumerate(loggers.keys):
-            if name in figures and position < len(vals):
-                vals[position] = figures.pop(name)
-        for name, value in figures.items():
-            if name not in names:
-                names.append(name)
-            vals.append(value)
+            found.update(more)
+        return found
 
 
 def _outside(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
