@@ -30,8 +30,8 @@ def sparse_seams(run):
 
     def fitness(upstream):
         def ranked(results):
-            run.metrics = [float(value) for value in results[0][:4]]
-            return PhaseFitness(upstream(results).item(), run.phase_rank)
+            run.validated([float(value) for value in results[0][:4]])
+            return PhaseFitness(upstream(results).item(), run.phase)
 
         return ranked
 

@@ -21,7 +21,7 @@ def sparse_seams(run):
         def packed(ckpt, file):
             run.hook.sparse_pack(run=run, ckpt=ckpt)
             writing.save_atomically(torch_save, ckpt, file)
-            run.saved = run.completed
+            run.written()
             if Path(file).stem == "best" and run.settled:
                 beside = Path(file).with_name(f"best_{run.phase}.pt")
                 writing.copy_atomically(file, beside)
@@ -43,7 +43,7 @@ def sparse_seams(run):
             plain = {**ckpt, "ema": None} if run.quantized else ckpt
             best, first, epochs = upstream(plain, optimizer, ema, *args, **kwargs)
             packing.restore(run, ckpt, ema)
-            return PhaseFitness(best, ckpt["sparse"]["rank"]), first, epochs
+            return PhaseFitness(best, ckpt["sparse"]["best_phase"]), first, epochs
 
         return restore
 

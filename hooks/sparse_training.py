@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yolov5_sparse_plugin import hookimpl
-from yolov5_sparse_plugin.checkpoints import legacy, reading
+from yolov5_sparse_plugin.checkpoints import legacy, phases, reading
 from yolov5_sparse_plugin.hosts.log import mend_loggers, redirected, with_figures
 from yolov5_sparse_plugin.hosts.noval import last_only
 from yolov5_sparse_plugin.training.ema import phase_ema
@@ -76,7 +76,7 @@ def sparse_seams(run):
 
 @hookimpl
 def sparse_log(run):
-    return {"sparse/sparsity": run.sparsity(), "sparse/phase": float(run.phase_rank)}
+    return {"sparse/sparsity": run.sparsity(), "sparse/phase": float(phases.rank(run.phase))}
 
 
 @hookimpl

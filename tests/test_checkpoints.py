@@ -120,7 +120,15 @@ def test_the_float_twin_has_the_weights_of_the_quantized_model(finished):
 def test_best_fitness_in_a_checkpoint_is_upstreams_plain_number(finished):
     ckpt = reading.read(finished.weights / "epoch4.pt")
     assert type(ckpt["best_fitness"]) is float
-    assert reading.read(finished.weights / "epoch1.pt")["sparse"]["rank"] == 1
+    assert reading.read(finished.weights / "epoch1.pt")["sparse"]["best_phase"] == "pruned"
+
+
+def test_a_phase_that_was_written_as_its_place_is_read_by_its_name(finished, tmp_path):
+    old = reading.read(finished.weights / "epoch1.pt")
+    del old["sparse"]["best_phase"]
+    for place, name in ((1, "pruned"), (3, "pruned_quantized"), (9, old["sparse"]["phase"])):
+        torch.save({**old, "sparse": {**old["sparse"], "rank": place}}, tmp_path / "old.pt")
+        assert reading.read(tmp_path / "old.pt")["sparse"]["best_phase"] == name
 
 
 @pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])

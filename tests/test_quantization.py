@@ -125,10 +125,10 @@ def test_casts_leave_scales_in_full_precision():
 def test_a_later_phase_beats_an_earlier_one_and_prints_as_a_number():
     assert [rank(phase) for phase in PHASES] == [0, 1, 2, 3]
     assert phase_of(True, True) == "pruned_quantized" and phase_of(False, True) == "quantized"
-    dense, pruned, better = PhaseFitness(0.9, 0), PhaseFitness(0.5, 1), PhaseFitness(0.6, 1)
+    dense, pruned, better = PhaseFitness(0.9, "dense"), PhaseFitness(0.5, "pruned"), PhaseFitness(0.6, "pruned")
     assert pruned > dense and better > pruned and not pruned > better and pruned >= dense
-    assert dense < pruned and pruned != PhaseFitness(0.5, 0) and pruned == PhaseFitness(0.5, 1)
-    assert PhaseFitness(0.0, 0) > 0.0 and PhaseFitness(0.0, 2) > 0.0  # upstream starts from 0.0
+    assert dense < pruned and pruned != PhaseFitness(0.5, "dense") and pruned == PhaseFitness(0.5, "pruned")
+    assert PhaseFitness(0.0, "dense") > 0.0 and PhaseFitness(0.0, "quantized") > 0.0  # upstream starts from 0.0
     assert f"{dense:.3f}" == "0.900" and float(pruned) == 0.5
 
 

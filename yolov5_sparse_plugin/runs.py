@@ -26,10 +26,16 @@ class Twin(Protocol):
 
 
 class Averages(Protocol):
-    """The host's ModelEMA, extended for the run."""
+    """The host's ModelEMA, extended for the run: float32 averages of the weights in `ema`."""
 
     ema: nn.Module
     updates: int
+
+    def mask(self) -> None:
+        """Zero, in place, the averaged weights that are masked in the live model."""
+
+    def follow(self, model: nn.Module) -> None:
+        """Let `ema` be the live model from now on."""
 
 
 class Run(Protocol):
@@ -48,7 +54,7 @@ class Run(Protocol):
         optimizer: the engine's, around upstream's. loader: the training set's.
         teacher: what the model learns from beside the labels, None where nothing is distilled.
         quantized: whether `model` has quantizers.
-        phase: see `checkpoints.phases`. phase_rank: its place among them.
+        phase: see `checkpoints.phases`.
         settled: whether the model is wholly in its phase: false for a dense model that is being pruned.
         epochs: length of the run. completed: epochs that are over. saved: those in last.pt.
         begun: whether a batch has started.
@@ -86,13 +92,22 @@ class Run(Protocol):
     def loader(self) -> Any: ...
 
     @property
-    def phase_rank(self) -> int: ...
-
-    @property
     def settled(self) -> bool: ...
 
     def say(self, message: str, warn: bool = False) -> None:
         """Print a line among the host's own."""
+
+    def learn_from(self, teacher: nn.Module) -> None:
+        """Tell the run of its teacher, before the model is built: called with images it returns raw outputs."""
+
+    def average_in(self, ema: Averages) -> None:
+        """Tell the run where its averaged weights are."""
+
+    def validated(self, metrics: list[float]) -> None:
+        """Tell the run its latest precision, recall, mAP50 and mAP50-95, 0..1."""
+
+    def written(self) -> None:
+        """Tell the run that a checkpoint of the completed epochs is on disk."""
 
     def masks(self) -> dict[str, torch.Tensor]:
         """Return the masks in force by the parameters' float names."""
@@ -107,7 +122,8 @@ class Run(Protocol):
 class Export(Protocol):
     """An export.
 
-    `model` is there once the host has loaded it: to ask earlier is a PluginError.
+    `model` is there once the host has loaded it, `graph` and `findings` once it is exported: to ask earlier is a
+    PluginError.
 
     Attributes:
         options: the plugin's. arguments: upstream's, by name. typed: names of those that the user gave.
@@ -118,8 +134,8 @@ class Export(Protocol):
         host: the globals of the host's export module.
         size: height and width of the model's input, in pixels.
         model: the torch model.
-        exported: the graph, as it is in the file, once it is there, and `findings`, its comparison with the model
-            (`export.verify.Findings`); None before.
+        graph: as it is in the file, with everything that hooks have done to it.
+        findings: its comparison with the model, an `export.verify.Findings`.
     """
 
     options: SparseOptions
@@ -140,7 +156,7 @@ class Export(Protocol):
     def model(self) -> nn.Module: ...
 
     @property
-    def exported(self) -> onnx.ModelProto | None: ...
+    def graph(self) -> onnx.ModelProto: ...
 
     @property
     def findings(self) -> Any: ...

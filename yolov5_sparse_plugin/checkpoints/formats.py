@@ -9,7 +9,7 @@
     sparsity  zeros among the prunable weights, 0..1
     layers    the same by layer: parameter name -> sparsity
     metrics   precision, recall, mAP50 and mAP50-95 of its validation while it was trained, or None
-    rank      rank of the phase that `best_fitness` belongs to
+    best_phase  the phase that `best_fitness` belongs to (`rank`, its place in `phases.RANKED`, before it had a name)
     state     full-precision state dict of the live model: quantizers' scales and zero points included.
               Always there for a quantized model; in an unfinished run for every model
     ema       full-precision state dict of the averaged weights, in an unfinished run that is not quantized yet
@@ -39,8 +39,7 @@ def check_parts(ckpt: dict[str, Any], file: Any) -> None:
     if is_quantized({"phase": "", **part}):
         kinds["state"] = dict
     wrong = [name for name, kind in kinds.items() if not isinstance(part.get(name), kind)]
-    if part.get("phase") not in phases.PHASES:
-        wrong.append("phase")
+    wrong += [name for name in ("phase", "best_phase") if part.get(name) not in phases.PHASES]
     if not isinstance(ckpt.get("model"), torch.nn.Module):
         wrong.append("model")
     if wrong:

@@ -125,7 +125,7 @@ def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     part["layers"] = {name: zeros(weight) for name, weight in prunable(model).items()}
     part["sparsity"] = zeros(torch.cat([weight.flatten() for weight in prunable(model).values()]))
     part["phase"] = phases.phase_of(part["sparsity"] > phases.PRUNED, quantized)
-    part["rank"] = phases.rank(part["phase"])
+    part["best_phase"] = part["phase"]
     part["epoch"] = float(ckpt.get("epoch") or 0)
     for key in ("updates", "optimizer", "best_fitness"):
         result.setdefault(key, None)

@@ -7,6 +7,7 @@ the user asked for, so `best.pt` is the best model of the last phase, and `best_
 from __future__ import annotations
 
 PHASES = ("dense", "pruned", "quantized", "pruned_quantized")
+RANKED = ("dense", "pruned", "quantized", "pruned_quantized")  # as checkpoints once had it
 PRUNED = 0.05  # a share of zeros above it is meant; below, some weights happen to be zero
 
 

@@ -70,11 +70,11 @@ def measured(export: Export, prepared: Prepared, file: Path, folder: Path) -> Me
     files = [other.timed, file] if other else [file]
     shape = (int(export.arguments["batch_size"]), 3, *export.size)
     prepared.engines.load(files, shape[0], img=export.size)
-    raw, layers = file.read_bytes(), layers_of(export.exported)
+    raw, layers = file.read_bytes(), layers_of(export.graph)
     with ThreadPoolExecutor(1) as beside:  # while the engines load
         gzipped = beside.submit(gzip.compress, raw, 6)
         picture = pictures.sparsity(layers, file.name)
-    ours = Figures(file.name, len(raw), macs(export.exported, shape))
+    ours = Figures(file.name, len(raw), macs(export.graph, shape))
     found = Measured(file, ours, layers, len(gzipped.result()))
     found.pictures["sparsity.png"] = picture
     found.missing = missing

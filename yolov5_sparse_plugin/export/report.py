@@ -71,7 +71,7 @@ def write(export: Export, prepared: Prepared, file: Path) -> None:
 
 def as_json(export: Export, found: Measured) -> dict[str, Any]:
     """Return all that is known of an export, for programs; the page says the same."""
-    model, ours, theirs = export.exported, found.ours, found.theirs
+    model, ours, theirs = export.graph, found.ours, found.theirs
     return {
         "summary": summary(export, found),
         "model": ours.name,
@@ -83,7 +83,7 @@ def as_json(export: Export, found: Measured) -> dict[str, Any]:
         "bytes_gzipped": found.gzipped,
         "bytes_of_weights": sum(layer.bytes for layer in found.layers),
         "bytes_as_float32": ours.bytes + sum(layer.parameters * 4 - layer.bytes for layer in found.layers),
-        "sparsity": export.findings.sparsity if export.findings else None,
+        "sparsity": export.findings.sparsity,
         "macs": macs_of(ours),
         "latency": latency(found),
         "accuracy": accuracy(found, ours, str(export.arguments["data"])),
@@ -96,7 +96,7 @@ def as_json(export: Export, found: Measured) -> dict[str, Any]:
         },
         "not_compared": found.missing,
         "notes": found.notes,
-        "verified": export.findings.as_dict() if export.findings else None,
+        "verified": export.findings.as_dict(),
         "layers": [asdict(layer) for layer in found.layers],
     }
 

@@ -20,6 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, TypeVar
 
@@ -28,8 +29,10 @@ import torch
 from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 
 from yolov5_sparse_plugin import manager, recipes_io
-from yolov5_sparse_plugin.checkpoints import formats, reading
-from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError
+from yolov5_sparse_plugin.checkpoints import formats
+from yolov5_sparse_plugin.checkpoints.file import look
+from yolov5_sparse_plugin.engine.contract import Schedule
+from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, PluginError, SparsePluginError
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
@@ -42,19 +45,22 @@ QUANTIZED_OPSET = 17
 CALIBRATION_IMAGES = 64
 
 
+@dataclass(frozen=True)
+class Verified:
+    """A graph, as it is in the file, and how it compares with the torch model."""
+
+    graph: onnx.ModelProto
+    findings: verify.Findings
+
+
 class ExportRun:
-    """State of an export.
+    """State of an export, see `runs.Export`.
 
     Attributes:
-        options: the plugin's. arguments: upstream's, by name. typed: names of those that the user gave.
-        weights: path of the checkpoint.
-        target: the engine that the graph is shaped for.
+        hook: calls the hooks.
         part: the checkpoint's sparse part, None for one of plain YOLOv5.
-        quantized: whether the model has quantizers.
+        schedule: the one-shot recipe's, None without.
         sparse: whether there is anything for this plugin to do but to repair upstream's command.
-        model: the torch model, once loaded.
-        exported: the graph, as it is in the file, once it is there. findings: of `verify`.
-        written: the file, once it is in place.
     """
 
     def __init__(
@@ -65,19 +71,18 @@ class ExportRun:
         self.hooks, self.hook = hooks, hooks.hook
         self.weights = Path(arguments["weights"])
         self.target = options.target
-        ckpt = reading.read(self.weights) if reading.is_sparse(self.weights) else {}
-        self.part = ckpt.get("sparse")
-        opt = ckpt.get("opt")
+        file = look(self.weights)
+        self.part = file.part
+        opt = file.ckpt.get("opt") if file.sparse else None
         self._trained = opt.get("imgsz") if isinstance(opt, dict) else None
-        self.schedule = self._one_shot_schedule() if options.one_shot else None
-        self.quantized = bool(self.part and formats.is_quantized(self.part))
+        self.schedule = self._one_shot_schedule(options.one_shot) if options.one_shot else None
+        self.quantized = file.quantized
         self.quantized |= bool(self.schedule and self.schedule.quantizes)
         asked = {"target", "one_shot", "export_samples", "uint8_input", "hooks", "baseline"} & set(options.origin)
         self.sparse = bool(self.part or asked or ("report" in options.origin and options.report != "none"))
-        self.model: torch.nn.Module | None = None
-        self.exported: onnx.ModelProto | None = None
-        self.findings: verify.Findings | None = None
-        self.written: Path | None = None
+        self._model: torch.nn.Module | None = None
+        self._verified: Verified | None = None
+        self._written: Path | None = None
         self._closing = contextlib.ExitStack()
 
     @property
@@ -88,7 +93,19 @@ class ExportRun:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the model's input, in pixels."""
-        return self.input_size(self.model)
+        return self.input_size(self._model)
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return there(self._model, "model")
+
+    @property
+    def graph(self) -> onnx.ModelProto:
+        return there(self._verified, "graph").graph
+
+    @property
+    def findings(self) -> verify.Findings:
+        return there(self._verified, "findings").findings
 
     def input_size(self, model: torch.nn.Module | None) -> tuple[int, int]:
         """Return height and width as upstream rounds them up for a model: to multiples of its stride, usually 32."""
@@ -119,10 +136,10 @@ class ExportRun:
 
     # ------------------------------------------------------------------------------------------------ before it runs
 
-    def _one_shot_schedule(self) -> Any:
+    def _one_shot_schedule(self, recipe: str) -> Schedule:
         from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
-        address = manager.resolve(self.hooks, "recipe", self.options.one_shot, self.options)
+        address = manager.resolve(self.hooks, "recipe", recipe, self.options)
         return Schedule.load(recipes_io.read(address, self.options.asked("one_shot")), self.options.recipe_args)
 
     def check(self) -> None:
@@ -189,8 +206,8 @@ class ExportRun:
             if self.sparse:
                 self.hook.sparse_export_start(export=self)
             files = self._call_upstream()
-            if self.sparse and "onnx" in self.arguments["include"]:
-                self.hook.sparse_export_done(export=self, file=self.written)
+            if self.sparse and self._written:
+                self.hook.sparse_export_done(export=self, file=self._written)
         return Said(files) if self.sparse else files
 
     @contextlib.contextmanager
@@ -199,7 +216,7 @@ class ExportRun:
         try:
             yield
         except KeyboardInterrupt as interrupt:
-            there = f"{self.written} is complete, without its report" if self.written else "no file was written"
+            there = f"{self._written} is complete, without its report" if self._written else "no file was written"
             self.say(f"interrupted; {there}", warn=True)
             interrupt.said = True
             raise
@@ -270,18 +287,18 @@ class ExportRun:
                 raise
             except Exception as error:
                 raise CheckpointError(f"--weights {weights}: not a YOLOv5 checkpoint ({error}).") from error
-            self.model = model
+            self._model = model
             if self.schedule is not None:
-                model = self._apply_one_shot(model)
+                model = self._apply_one_shot(model, self.schedule)
             elif fuse and hasattr(model, "fuse"):
                 model = model.fuse()
-            self.model = model.eval()
-            self.model.apply(disable_fake_quant)  # upstream runs it twice for the shapes of its outputs alone
-            return self.model
+            self._model = model.eval()
+            model.apply(disable_fake_quant)  # upstream runs it twice for the shapes of its outputs alone
+            return model
 
         return load
 
-    def _apply_one_shot(self, model: torch.nn.Module) -> torch.nn.Module:
+    def _apply_one_shot(self, model: torch.nn.Module, schedule: Schedule) -> torch.nn.Module:
         from yolov5_sparse_plugin.export import one_shot
 
         if type(model) is not self.host["DetectionModel"]:  # segmentation models are a subclass
@@ -291,7 +308,7 @@ class ExportRun:
             )
         files = self.calibration_files(CALIBRATION_IMAGES) if self.quantized else []
         with torch.inference_mode(False):
-            return one_shot.apply(model, self.schedule, images.load(files, self.size), len(files))
+            return one_shot.apply(model, schedule, images.load(files, self.size), len(files))
 
     def _export_onnx(self, decorated: Callable) -> Callable:
         inner = undecorated(decorated)
@@ -311,7 +328,7 @@ class ExportRun:
                 for samples in folder.glob("sample-*"):
                     shutil.rmtree(final.parent / samples.name, ignore_errors=True)  # those of an earlier export
                     os.replace(samples, final.parent / samples.name)
-            self.written = final
+            self._written = final
             seconds, megabytes = time.perf_counter() - started, final.stat().st_size / 1e6
             self.say(f"ONNX export took {seconds:.1f}s, saved as {final} ({megabytes:.1f} MB)")
             return str(final), None
@@ -326,16 +343,27 @@ class ExportRun:
         if fixed is not None:
             model = fixed
             onnx.save(model, file)
-        self.exported = model
-        self.findings = verify.verify(self, model, file)
-        for line in self.findings.lines():
+        findings = verify.verify(self, model, file)
+        self._verified = Verified(model, findings)
+        for line in findings.lines():
             self.say(line)
-        if self.findings.suspicious:
+        if findings.suspicious:
             self.say(
                 "the graph finds something else than the model does; look at the report before you use it", warn=True
             )
         if self.options.export_samples:
             verify.write_samples(self, file, file.parent)
+
+
+def there(value: Entered | None, name: str) -> Entered:
+    """Return what an export has brought about.
+
+    Raises:
+        PluginError: it has not come that far.
+    """
+    if value is None:
+        raise PluginError(f"export.{name}: it is not there before the host has loaded the model and exported it.")
+    return value
 
 
 def by_tracing(torch_export: Callable) -> Callable:

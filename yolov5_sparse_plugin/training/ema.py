@@ -24,7 +24,7 @@ def phase_ema(upstream: type, run: Run) -> type:
             super().__init__(run.twin.copy_of(model).to(device), *args, **kwargs)  # plain: without hooks
             if run.quantized:  # a resumed run
                 self.ema = model
-            run.ema = self
+            run.average_in(self)
 
         def update(self, model: torch.nn.Module) -> None:
             if run.quantized:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from yolov5_sparse_plugin.checkpoints.phases import rank
+
 
 class PhaseFitness(float):
     """Upstream's fitness, a float that is printed and logged as such but compares by phase first.
 
-    Upstream compares fitness with `>`, `>=` and `==` (best model, early stopping, loggers); the rank decides, and
-    only within one rank the value.
+    Upstream compares fitness with `>`, `>=` and `==` (best model, early stopping, loggers); the phase decides, and
+    only within one phase the value.
+
+    Args:
+        phase: name of the phase that the model was in.
     """
 
-    rank: int
+    phase: str
 
-    def __new__(cls, value: Any, rank: int) -> PhaseFitness:
+    def __new__(cls, value: Any, phase: str) -> PhaseFitness:
         self = super().__new__(cls, value)
-        self.rank = rank
+        self.phase = phase
         return self
+
+    @property
+    def rank(self) -> int:
+        return rank(self.phase)
 
     def __reduce__(self) -> tuple[type, tuple[float]]:
         return float, (float(self),)  # a checkpoint must be readable without this plugin

@@ -23,7 +23,7 @@ def sparse_part(run: Run, best_fitness: Any) -> dict[str, Any]:
         "sparsity": run.sparsity(),
         "layers": run.layers(),
         "metrics": run.metrics,
-        "rank": getattr(best_fitness, "rank", run.phase_rank),
+        "best_phase": getattr(best_fitness, "phase", run.phase),
         "state": full_precision(run.model),
         "pruned_at": run.optimizer.pruned_at(),
     }

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import FunctionType
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import torch
+from torch import nn
 
 from yolov5_sparse_plugin.checkpoints import phases
 from yolov5_sparse_plugin.engine import timeline
-from yolov5_sparse_plugin.engine.fitting import prunable
-from yolov5_sparse_plugin.engine.sparseml.schedule import Optimizer, Schedule
+from yolov5_sparse_plugin.engine.contract import Optimizer, Schedule
 from yolov5_sparse_plugin.errors import PluginError
 from yolov5_sparse_plugin.hosts import current, log, noval
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
@@ -32,28 +32,22 @@ from yolov5_sparse_plugin.hosts.seams import SEAMS
 from yolov5_sparse_plugin.options import SparseOptions
 from yolov5_sparse_plugin.training import failures, interrupts, randomness, ranks
 from yolov5_sparse_plugin.training.clock import EpochClock, watch
-from yolov5_sparse_plugin.training.twin import FloatTwin
+from yolov5_sparse_plugin.training.live import LiveModel
+
+if TYPE_CHECKING:
+    from yolov5_sparse_plugin.runs import Averages
+    from yolov5_sparse_plugin.training.twin import FloatTwin
+
+
+Built = TypeVar("Built")
 
 
 class TrainingRun:
-    """State of a run.
+    """State of a run, see `runs.Run`.
 
     Attributes:
         train: the host's function.
-        options, schedule: what the user asked for and what the recipe makes of it.
-        opt: upstream's, as `train()` got them.
-        resumed: the sparse part of the checkpoint that is being resumed, None for a new run.
-        model: the live model, of the host's classes, quantized once the recipe has done so.
-        ema: the PhaseEMA, None on ranks other than 0.
-        optimizer: SparseML's ScheduledOptimizer around upstream's.
-        twin: the float twin of `model`.
-        loader: the training set's.
-        quantized: whether `model` has quantizers.
-        phase: see `training.phases`.
-        epochs: length of the run. completed: epochs that are over. saved: those in last.pt.
-        begun: whether a batch has started.
-        lesson: between the teacher and this model, a `training.distillation.Lesson`; None without a teacher.
-        metrics: of the latest validation: precision, recall, mAP50, mAP50-95; None before the first.
+        hook: calls the hooks.
     """
 
     def __init__(
@@ -69,13 +63,10 @@ class TrainingRun:
         self.options, self.schedule, self.opt = options, schedule, opt
         self.hook = hooks.hook
         self.resumed = resumed
-        self.epochs = opt.epochs
+        self.epochs: int = opt.epochs
         self.save_dir = Path(opt.save_dir)
-        self.model: torch.nn.Module | None = None
-        self.ema: Any = None
-        self.optimizer: Optimizer | None = None
-        self.twin: FloatTwin | None = None
-        self.loader: Any = None
+        self.teacher: nn.Module | None = None
+        self.ema: Averages | None = None
         self.clock = EpochClock(lambda: self.optimizer.emulated_step())
         self.quantized = False
         self.phase = "dense"
@@ -83,8 +74,9 @@ class TrainingRun:
         self.saved = int(resumed["epoch"]) if resumed else 0
         self.begun = False
         self.metrics: list[float] | None = None
-        self.lesson: Any = None
-        self._prunable: dict[str, torch.nn.Parameter] = {}
+        self._live: LiveModel | None = None
+        self._optimizer: Optimizer | None = None
+        self._loader: Any = None
 
     # ------------------------------------------------------------------------------------------------- the whole run
 
@@ -129,7 +121,7 @@ class TrainingRun:
         Args:
             error: what ended the run; what half-initialized modifiers make of being closed then is no news.
         """
-        if self.model is None:
+        if self._live is None:
             return
         try:
             self.schedule.close(self.model)
@@ -168,37 +160,55 @@ class TrainingRun:
 
     # -------------------------------------------------------------------------------------------- what the host built
 
-    def adopt_model(self, model: torch.nn.Module) -> torch.nn.Module:
+    @property
+    def live(self) -> LiveModel:
+        return built(self._live, "model")
+
+    @property
+    def model(self) -> nn.Module:
+        return self.live.model
+
+    @property
+    def twin(self) -> FloatTwin:
+        return self.live.twin
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return built(self._optimizer, "optimizer")
+
+    @property
+    def loader(self) -> Any:
+        return built(self._loader, "loader")
+
+    def adopt_model(self, model: nn.Module) -> nn.Module:
         """Take the model that the host has just built."""
-        self.model = model
-        self.twin = FloatTwin(model)
-        self._prunable = prunable(model)
+        self._live = LiveModel(model)
         self.hook.sparse_model_built(run=self, model=model)
         return model
 
-    def schedule_with(self, optimizer: torch.optim.Optimizer) -> Optimizer:
+    def schedule_with(self, upstream: torch.optim.Optimizer) -> Optimizer:
         """Wrap the optimizer that the host has just built for `model`; weights are loaded, layers frozen by now."""
         log_file = self.save_dir / "sparseml.log" if ranks.leads(self.host) else None
         self.twin.before(self.model)  # to wrap is to quantize, where the recipe starts with that
-        self.optimizer = self.schedule.wrap(optimizer, self.model, log_file, self.lesson and self.lesson.teacher)
+        optimizer = self._optimizer = self.schedule.wrap(upstream, self.model, log_file, self.teacher)
         for remark in self.schedule.remarks:
             self.say(remark, warn=True)
         if self.schedule.frozen:
             self.say(
-                f"--freeze keeps {len(self.schedule.frozen)} of {len(self._prunable)} prunable layers as they are; the "
-                "recipe's sparsity holds in the others",
+                f"--freeze keeps {len(self.schedule.frozen)} of {len(self.live.prunable)} prunable layers as they are; "
+                "the recipe's sparsity holds in the others",
                 warn=True,
             )
-        self.optimizer.stepped = self.clock.stepped
-        self.optimizer.before_quantization = lambda: self.twin.before(self.model)
-        self.optimizer.after_quantization = self._quantization_started
+        optimizer.stepped = self.clock.stepped
+        optimizer.before_quantization = lambda: self.twin.before(self.model)
+        optimizer.after_quantization = self._quantization_started
         if self.schedule.quantizes_already:
             self._quantization_started()
         if self.resumed:
             self.completed = int(round(self.resumed["epoch"]))
-            self.optimizer.seek(float(self.completed))
+            optimizer.seek(float(self.completed))
         self._update_phase()
-        return self.optimizer
+        return optimizer
 
     def check_weights(self) -> None:
         """Warn where a recipe would let pruned weights grow back, or hold zeros that are not there."""
@@ -225,9 +235,23 @@ class TrainingRun:
 
     def bind(self, loader: Any) -> None:
         """Start the clock: an epoch has as many batches as the loader of the training set."""
-        self.loader = loader
+        self._loader = loader
         self.optimizer.bind(len(loader), self.completed)
         watch(loader, self.start_epoch, self.start_batch)
+
+    # ----------------------------------------------------------------------------------------------- what hooks tell it
+
+    def learn_from(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+
+    def average_in(self, ema: Averages) -> None:
+        self.ema = ema
+
+    def validated(self, metrics: list[float]) -> None:
+        self.metrics = metrics
+
+    def written(self) -> None:
+        self.saved = self.completed
 
     # --------------------------------------------------------------------------------------------------- as it trains
 
@@ -270,10 +294,6 @@ class TrainingRun:
             self.hook.sparse_phase_changed(run=self, before=before, after=phase)
 
     @property
-    def phase_rank(self) -> int:
-        return phases.rank(self.phase)
-
-    @property
     def settled(self) -> bool:
         """Whether the model is wholly in its phase: false for a dense model that is being pruned."""
         start = self.schedule.pruning_start
@@ -282,23 +302,17 @@ class TrainingRun:
     # ------------------------------------------------------------------------------------------------------ measuring
 
     def masks(self) -> dict[str, torch.Tensor]:
-        """Return the masks in force by the parameters' float names."""
-        masks = self.schedule.masks()
-        return {name: masks[id(p)] for name, p in self._prunable.items() if id(p) in masks}
+        return self.live.by_name(self.schedule.masks())
 
     def masked(self) -> float:
         """Return the share of all prunable weights that masks hold at zero, 0..1."""
-        zeros = sum((mask == 0).sum().item() for mask in self.masks().values())
-        return zeros / max(sum(p.numel() for p in self._prunable.values()), 1)
+        return self.live.share(sum((mask == 0).sum().item() for mask in self.masks().values()))
 
     def layers(self) -> dict[str, float]:
-        """Return the sparsity of every prunable weight, by float name, 0..1."""
-        return {name: (p == 0).sum().item() / p.numel() for name, p in self._prunable.items()}
+        return self.live.layers()
 
     def sparsity(self) -> float:
-        """Return zeros among all prunable weights of the live model, 0..1."""
-        zeros = sum((p == 0).sum().item() for p in self._prunable.values())
-        return zeros / max(sum(p.numel() for p in self._prunable.values()), 1)
+        return self.live.sparsity()
 
     def figures(self) -> dict[str, float]:
         """Return what the hooks want to be logged with an epoch's metrics, see `sparse_log`."""
@@ -310,3 +324,14 @@ class TrainingRun:
 
 def _outside(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda original: outer(inner(original))
+
+
+def built(value: Built | None, name: str) -> Built:
+    """Return what the host has built.
+
+    Raises:
+        PluginError: it has not done so yet.
+    """
+    if value is None:
+        raise PluginError(f"run.{name}: YOLOv5 has not built it yet; sparse_model_built says when there is a model.")
+    return value
