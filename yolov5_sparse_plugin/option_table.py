@@ -9,6 +9,7 @@ from typing import Any
 
 from yolov5_sparse_plugin.option_values import (
     ZOO_SOURCES,
+    engine,
     images,
     mapping,
     report,
@@ -59,6 +60,14 @@ OPTIONS = (
         "ARGS",
         "override the recipe's root variables: 'num_epochs=12,final_sparsity=0.7' or JSON",
         aliases=("recipe_args",),
+        commands=("train", "export"),
+    ),
+    Option(
+        "engine",
+        engine,
+        "ENGINE",
+        "what executes the recipe: 'sparseml' (default where it is installed: Python 3.9 to 3.11) or 'native', this "
+        "plugin's own; a resumed run keeps its own",
         commands=("train", "export"),
     ),
     Option(

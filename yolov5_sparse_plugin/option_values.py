@@ -13,6 +13,7 @@ from typing import Any
 from yolov5_sparse_plugin.errors import OptionError, nearest
 
 TARGETS = ("onnxruntime", "openvino", "deepsparse")
+ENGINES = ("sparseml", "native")
 REPORTS = ("full", "fast", "none")
 ZOO_SOURCES = ("directory", "cache", "mirror", "vendor")  # in the order in which they are asked
 
@@ -94,6 +95,12 @@ def steps(value: Any, name: str) -> int | None:
 def target(value: Any, name: str) -> str:
     if value not in TARGETS:
         raise OptionError(f"{name}: no target {value!r}. {nearest(str(value), TARGETS)}")
+    return value
+
+
+def engine(value: Any, name: str) -> str:
+    if value not in ENGINES:
+        raise OptionError(f"{name}: no engine {value!r}. {nearest(str(value), ENGINES)}")
     return value
 
 

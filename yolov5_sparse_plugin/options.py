@@ -35,6 +35,7 @@ class SparseOptions:
     Attributes:
         recipe: path, shipped name or raw text of the recipe; None: nothing sparse was asked for.
         recipe_args: overrides of the recipe's root variables; at export, of the one-shot recipe's.
+        engine: what executes the recipe, `sparseml` or `native`; None: SparseML where it is installed.
         teacher: checkpoint to distill from; None: no distillation.
         gradient_accum_steps: batches in one step of the optimizer; None: upstream decides.
         qat_batch_size: images whose activations quantization-aware training keeps at a time; None: a whole batch.
@@ -54,6 +55,7 @@ class SparseOptions:
 
     recipe: str | None = None
     recipe_args: dict[str, Any] = field(default_factory=dict)
+    engine: str | None = None
     teacher: str | None = None
     gradient_accum_steps: int | None = None
     qat_batch_size: int | None = None

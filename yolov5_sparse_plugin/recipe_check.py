@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from yolov5_sparse_plugin import manager, options, recipes_io
-from yolov5_sparse_plugin.checkpoints import archive, formats, legacy, phases, reading
+from yolov5_sparse_plugin.checkpoints import formats, legacy, phases
+from yolov5_sparse_plugin.checkpoints.file import look
 from yolov5_sparse_plugin.engine import schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
@@ -123,14 +124,15 @@ def built() -> tuple[nn.Module, str, bool]:
 def loaded(weights: str) -> tuple[nn.Module, str, bool]:
     """Return the float model of a checkpoint, what it is, and whether it is quantized."""
     file = Path(weights)
-    archive.check_whole(file)
+    found = look(file)
+    found.check()
     if not file.is_file():
         raise CheckpointError(f"recipes check --weights {weights}: there is no such file.")
-    ckpt = reading.read(file) if reading.is_sparse(file) else legacy.readable(None)(file)
+    ckpt = found.take() if found.sparse else legacy.readable(None)(file)
     model = ckpt.get("ema") or ckpt.get("model")
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"recipes check --weights {weights}: there is no model in this checkpoint.")
-    quantized = bool(ckpt.get("sparse")) and formats.is_quantized(ckpt["sparse"])
+    quantized = "sparse" in ckpt and formats.is_quantized(ckpt["sparse"])
     return model.float(), file.name, quantized
 
 

@@ -229,13 +229,14 @@ def attempt_load(original: Callable) -> Callable:
             return load(absolute(files), *args, **kwargs)
 
     def load(weights: Any, *args: Any, **kwargs: Any) -> Any:
-        from yolov5_sparse_plugin.checkpoints import archive, legacy, reading
+        from yolov5_sparse_plugin.checkpoints import legacy, reading
+        from yolov5_sparse_plugin.checkpoints.file import look
 
-        files = weights if isinstance(weights, list) else [weights]
+        files = [look(file) for file in (weights if isinstance(weights, list) else [weights])]
         for file in files:
-            archive.check_whole(file)
+            file.check()
         guarding = reading.guarding()  # an export reads every checkpoint, upstream's own commands read theirs
-        if not guarding and not any(reading.is_sparse(file) for file in files):
+        if not guarding and not any(file.sparse for file in files):
             return original(weights, *args, **kwargs)
 
         def reader(torch_load: Callable) -> Callable:

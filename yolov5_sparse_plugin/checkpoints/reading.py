@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.checkpoints import archive, legacy, unpickling
-from yolov5_sparse_plugin.checkpoints.formats import FORMAT, check_parts, is_quantized
+from yolov5_sparse_plugin.checkpoints.file import look
+from yolov5_sparse_plugin.checkpoints.formats import is_quantized
 from yolov5_sparse_plugin.checkpoints.quantizers import quantized_model
-from yolov5_sparse_plugin.errors import CheckpointError
-
-# the format as a pickle has it: a whole string (opcode, length, text, then it is remembered), not a part of some path
-OWN = re.compile(rb"X.\0\0\0yolov5-sparse-plugin/\d+[qr]", re.DOTALL)
-
 
 TRUST = options.ENV_PREFIX + "TRUST_PICKLE"
 
@@ -25,40 +19,13 @@ _guarding: list[bool] = []
 
 
 def is_sparse(file: Any) -> bool:
-    """Return whether this plugin reads `file`: its own format, or the fork's. Nothing is unpickled to find out."""
-    return is_own(file) or legacy.is_legacy(file)
-
-
-def is_own(file: Any) -> bool:
-    """Return whether `file` is a checkpoint with a sparse part."""
-    pickled = archive.pickle_of(file)
-    return pickled is not None and OWN.search(pickled) is not None
+    """Return whether this plugin reads `file`, see `CheckpointFile.sparse`."""
+    return look(file).sparse
 
 
 def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a sparse checkpoint as it was written; one of the fork's comes out in this format.
-
-    Raises:
-        CheckpointError: the file is damaged, wants to run code, or is of a newer format than this plugin knows.
-    """
-    if not is_own(file):
-        return legacy.read(file, map_location)
-    ckpt = unpickling.load(file, map_location)
-    with archive.reading(file):
-        return checked(ckpt, file)
-
-
-def checked(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
-    """Return a checkpoint of this plugin's own, brought up to date, if it is of today's format and whole."""
-    part = ckpt.get("sparse")
-    found = part.get("format") if isinstance(part, dict) else None
-    if found != FORMAT:
-        raise CheckpointError(
-            f"{file}: written in format {found!r}, this plugin reads {FORMAT!r}. "
-            "Install the version of yolov5-sparse-plugin that wrote it, or a newer one."
-        )
-    check_parts(legacy.of_today(ckpt, file), file)
-    return ckpt
+    """Return a sparse checkpoint that the caller may change, see `CheckpointFile.ckpt`."""
+    return look(file).take(map_location)
 
 
 def loader(original: Callable[..., Any], quantized: bool = True) -> Callable[..., Any]:
@@ -71,9 +38,10 @@ def loader(original: Callable[..., Any], quantized: bool = True) -> Callable[...
     """
 
     def load(file: Any, *args: Any, **kwargs: Any) -> Any:
-        if not is_sparse(file):
+        found = look(file)
+        if not found.sparse:
             return original(file, *args, **kwargs)
-        ckpt = read(file, kwargs.get("map_location", args[0] if args else "cpu"))
+        ckpt = found.take(kwargs.get("map_location", args[0] if args else "cpu"))
         if quantized and is_quantized(ckpt["sparse"]):
             ckpt["model"], ckpt["ema"] = quantized_model(ckpt), None
         return ckpt

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from yolov5_sparse_plugin.checkpoints import phases, reading
+from yolov5_sparse_plugin.checkpoints import phases
+from yolov5_sparse_plugin.checkpoints.file import look
 
 
 def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:
@@ -18,8 +19,8 @@ def checkpoint_rows(weights: Path) -> list[dict[str, Any]]:
     names = [f"best_{phase}.pt" for phase in phases.PHASES] + ["best.pt", "last.pt"]
     rows = []
     for file in (weights / name for name in names):
-        if reading.is_sparse(file):
-            part = reading.read(file)["sparse"]
+        part = look(file).part
+        if part is not None:
             rows.append(
                 {
                     "file": file,

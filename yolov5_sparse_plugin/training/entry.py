@@ -10,7 +10,8 @@ from types import FunctionType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import manager, option_values, options, recipes_io
-from yolov5_sparse_plugin.checkpoints import architecture, archive, formats, legacy, phases, reading
+from yolov5_sparse_plugin.checkpoints import architecture, formats, legacy, phases, reading
+from yolov5_sparse_plugin.checkpoints.file import look
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
@@ -50,8 +51,9 @@ def train(upstream: FunctionType, hyp: Any, opt: Any, device: Any, callbacks: An
         opt.data = str(datasets.moved(Path(opt.data), chosen.data_path, Path(opt.save_dir)))
     if isinstance(opt.weights, str) and Path(opt.weights).is_file():
         opt.weights = str(Path(opt.weights).resolve())  # upstream takes 'weights/best.pt' for a model hub's address
-    archive.check_whole(opt.weights)
-    if not (chosen.sparse or chosen.hooks or is_stub(opt.weights) or reading.is_sparse(opt.weights)):
+    file = look(opt.weights)
+    file.check()
+    if not (chosen.sparse or chosen.hooks or is_stub(opt.weights) or file.sparse):
         with PatchSet(upstream, log_seam(chosen), current.host().title):
             return upstream(hyp, opt, device, callbacks)
     with reading.whole_pickles(chosen.trust_pickle):
@@ -93,10 +95,10 @@ def sparse(
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
     if isinstance(opt.weights, str) and opt.weights:
         opt.weights = manager.resolve(hooks, "weights", opt.weights, chosen)
-    ckpt = reading.read(opt.weights) if reading.is_sparse(opt.weights) else None
-    part = ckpt["sparse"] if ckpt else None
-    if ckpt and opt.cfg and not opt.resume:
-        architecture.check(opt.cfg, opt.weights, ckpt)
+    file = look(opt.weights)
+    part = file.part
+    if part and opt.cfg and not opt.resume:
+        architecture.check(opt.cfg, opt.weights, file.ckpt)
     if opt.resume and part and "from" in part:
         raise CheckpointError(
             f"--resume {opt.weights}: this run was started with the fork of YOLOv5, whose optimizer and options this "

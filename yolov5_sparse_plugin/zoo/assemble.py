@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from yolov5_sparse_plugin.checkpoints import formats, reading, unpickling, writing
+from yolov5_sparse_plugin.checkpoints.file import look
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.recipes_io import shipped
 from yolov5_sparse_plugin.stubs import Stub
@@ -32,7 +33,7 @@ def assemble(folder: Path, weights: Path, stub: Stub) -> None:
     for name in ("training", "recipe"):
         (folder / name).mkdir(parents=True)
     best = weights / "best.pt"
-    part = reading.read(best)["sparse"] if reading.is_sparse(best) else None
+    part = look(best).part
     _copy_stripped(best, folder / layout.MODEL)
     _write_start(weights, part, folder / layout.CHECKPOINT)
     if part is None:
@@ -55,7 +56,8 @@ def assemble(folder: Path, weights: Path, stub: Stub) -> None:
 def _copy_stripped(source: Path, target: Path) -> None:
     """Copy a checkpoint, without the optimizer that one of an unfinished run holds."""
     shutil.copyfile(source, target)
-    if reading.is_sparse(target) and reading.read(target).get("optimizer") is not None:
+    copy = look(target)
+    if copy.sparse and copy.ckpt.get("optimizer") is not None:
         writing.strip(target)
 
 
