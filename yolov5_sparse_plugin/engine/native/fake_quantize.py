@@ -1,0 +1,5 @@
+import torch
+
+
+class FakeQuantizer(torch.nn.Module):
+    pass
