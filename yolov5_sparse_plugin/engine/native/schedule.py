@@ -188,7 +188,7 @@ class Schedule(Statements):
         return found
 
     def quantizers(self, model: torch.nn.Module) -> list[fake_quantize.FakeQuantizer]:
-        return [module for module in model.modules() if isinstance(module, fake_quantize.FakeQuantizer)]
+        return fake_quantize.quantizers_of(model)
 
     def close(self, model: torch.nn.Module) -> None:
         """Take the engine's hooks off the model; its quantizers stay."""
