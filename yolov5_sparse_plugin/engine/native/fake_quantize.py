@@ -1,0 +1,172 @@
+"""Fake quantization: values are rounded to a grid of 8 bits and stay float; the grid follows the range that was seen.
+
+The numbers are those of torch's moving-average observers and fake-quantize modules, as SparseML 1.8 sets them up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = torch.finfo(torch.float32).eps  # scale of a symmetric grid on which everything is zero
+SIZED = ("scale", "zero_point", "min_val", "max_val")
+
+
+class FakeQuantizer(nn.Module):
+    """Observes a moving average of minima and maxima, and rounds to the grid that they span.
+
+    - Ranges are observed in training only; `eval()` rounds with the grid that is stored.
+    - A cast (`.half()`, `.double()`) leaves grid and range in float32: FP16 keeps 11 bits of a scale.
+    - A symmetric grid has zero point 0, whatever signs the weights of a channel have left.
+    - Before the first observation values pass unchanged.
+
+    Args:
+        quant_min, quant_max: the integers of the grid. symmetric: whether it is, around 0.
+        channels: size of the first axis, for a grid of each channel's own; 0: one for all values.
+
+    Attributes:
+        scale, zero_point: float32 and int32, [1] or [channels]. min_val, max_val: float32, of no axis or [channels].
+        averaging_constant: weight of the newest minimum and maximum.
+    """
+
+    def __init__(self, quant_min: int, quant_max: int, symmetric: bool, channels: int = 0):
+        super().__init__()
+        self.quant_min, self.quant_max, self.symmetric = quant_min, quant_max, symmetric
+        self.per_channel = channels > 0
+        self.averaging_constant = 0.01
+        self.register_buffer("scale", torch.ones(channels or 1))
+        self.register_buffer("zero_point", torch.zeros(channels or 1, dtype=torch.int32))
+        self.register_buffer("min_val", torch.full((channels,) if channels else (), torch.inf))
+        self.register_buffer("max_val", torch.full((channels,) if channels else (), -torch.inf))
+        self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
+        self.register_buffer("fake_quant_enabled", torch.ones(1, dtype=torch.uint8))
+        self._recall()
+
+    def _recall(self) -> None:
+        """Take from the buffers what every forward pass asks for: to ask a GPU is to wait for it."""
+        self._observing, self._rounding = bool(self.observer_enabled), bool(self.fake_quant_enabled)
+        self._ready = bool(torch.isfinite(self.min_val).all())
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        self.observer_enabled.fill_(enabled)
+        self._observing = enabled
+
+    def disable_observer(self) -> None:
+        self.enable_observer(False)
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        self.fake_quant_enabled.fill_(enabled)
+        self._rounding = enabled
+
+    def disable_fake_quant(self) -> None:
+        self.enable_fake_quant(False)
+
+    def forget(self) -> None:
+        """Forget the range that was observed."""
+        self.min_val.fill_(torch.inf)
+        self.max_val.fill_(-torch.inf)
+        self._ready = False
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.training and self._observing and values.numel() and not torch.onnx.is_in_onnx_export():
+            self.observe(values.detach())
+            self._ready = True
+        if not self._rounding or not (self._ready or self._look()):
+            return values
+        return self.rounded(values)
+
+    def _look(self) -> bool:
+        self._recall()
+        return self._ready
+
+    def observe(self, values: Tensor) -> None:
+        """Move the range towards that of `values`, and the grid with it."""
+        values = values.to(self.min_val.dtype)
+        low, high = torch.aminmax(values.flatten(1), dim=1) if self.per_channel else torch.aminmax(values)
+        if not self.symmetric:  # torch's own operator decides the numbers; two values have the range of all
+            on = _one(values.device)
+            torch.fused_moving_avg_obs_fake_quant(
+                torch.stack((low, high), -1),
+                on,
+                on if self._rounding else on - 1,
+                self.min_val,
+                self.max_val,
+                self.scale,
+                self.zero_point,
+                self.averaging_constant,
+                self.quant_min,
+                self.quant_max,
+                0 if self.per_channel else -1,
+                self.per_channel,
+                False,
+            )
+            return
+        for kept, now in ((self.min_val, low), (self.max_val, high)):
+            kept.copy_(torch.where(torch.isinf(kept), now, kept + self.averaging_constant * (now - kept)))
+        reach = torch.maximum(-self.min_val, self.max_val).clamp_min(0.0)
+        self.scale.copy_((reach / ((self.quant_max - self.quant_min) / 2)).clamp_min(SMALLEST))
+
+    def rounded(self, values: Tensor) -> Tensor:
+        """Round to the grid as it is stored."""
+        limits = self.quant_min, self.quant_max
+        if torch.onnx.is_in_onnx_export() and not self.per_channel:  # attributes of QuantizeLinear, DequantizeLinear
+            scale, zero_point = self.scale.item(), int(self.zero_point.item())
+            return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, *limits)
+        if self.per_channel:
+            return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero_point, 0, *limits)
+        return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, *limits)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> FakeQuantizer:
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = function(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_precision, *args, **kwargs)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for name in SIZED:
+            value = state.get(prefix + name)
+            if value is not None and value.shape != getattr(self, name).shape:
+                setattr(self, name, torch.empty_like(value, device=self.scale.device))
+        super()._load_from_state_dict(state, prefix, *args)
+        self._recall()
+
+    def extra_repr(self) -> str:
+        kind = f"{'symmetric' if self.symmetric else 'asymmetric'}{', per channel' if self.per_channel else ''}"
+        return f"{self.quant_min}..{self.quant_max}, {kind}"
+
+
+_ones: dict[torch.device, Tensor] = {}
+
+
+def _one(device: torch.device) -> Tensor:
+    """Return the flag that torch's operator reads on its own device."""
+    if device not in _ones:
+        _ones[device] = torch.ones(1, dtype=torch.long, device=device)
+    return _ones[device]
+
+
+def quantizers_of(model: nn.Module) -> list[FakeQuantizer]:
+    return [module for module in model.modules() if isinstance(module, FakeQuantizer)]
+
+
+def enable_observers(model: nn.Module) -> None:
+    for quantizer in quantizers_of(model):
+        quantizer.enable_observer()
+
+
+def disable_observers(model: nn.Module) -> None:
+    for quantizer in quantizers_of(model):
+        quantizer.disable_observer()
+
+
+def enable_fake_quant(model: nn.Module) -> None:
+    for quantizer in quantizers_of(model):
+        quantizer.enable_fake_quant()
+
+
+def disable_fake_quant(model: nn.Module) -> None:
+    for quantizer in quantizers_of(model):
+        quantizer.disable_fake_quant()
