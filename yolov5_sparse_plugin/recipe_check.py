@@ -15,12 +15,11 @@ from torch import nn
 from yolov5_sparse_plugin import manager, options, recipes_io
 from yolov5_sparse_plugin.checkpoints import formats, legacy, phases
 from yolov5_sparse_plugin.checkpoints.file import look
-from yolov5_sparse_plugin.engine import schema, timeline
+from yolov5_sparse_plugin.engine import engines, schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit, fit, prunable
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.engine.schema.values import ALL_PRUNABLE, FROM_PARAM
-from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError
 from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.hosts.current import host
@@ -81,9 +80,10 @@ def check(address: str, variables: Any, weights: str | None, epochs: int | None)
     typed = {"sparse_recipe": address, **({"sparse_recipe_args": variables} if variables is not None else {})}
     chosen = options.resolve(typed)
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
-    schedule = Schedule.load(
+    schedule = engines.load(
         recipes_io.read(manager.resolve(hooks, "recipe", address, chosen), f"recipes check {address}"),
         chosen.recipe_args,
+        chosen.engine,
     )
     recipe = schedule.recipe
     length, origin = (epochs, "--epochs") if epochs is not None else (timeline.length(recipe), "the recipe")
@@ -105,11 +105,12 @@ def check(address: str, variables: Any, weights: str | None, epochs: int | None)
             make_adds_quantizable(copy)
             schedule.apply_quantization(copy)
         layers = ((name, module) for name, module in copy.named_modules() if isinstance(module, KINDS))
-        found.floats = [name for name, layer in layers if not hasattr(layer, "weight_fake_quant")]
+        found.floats = [name for name, layer in layers if not QUANTIZED & set(dict(layer.named_children()))]
     return found
 
 
 KINDS = (nn.Conv2d, nn.Linear)
+QUANTIZED = {"weight_fake_quant", "weight_quantizer"}  # as SparseML and native call the quantizer of a weight
 
 
 def built() -> tuple[nn.Module, str, bool]:

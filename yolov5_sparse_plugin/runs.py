@@ -19,7 +19,13 @@ Entered = TypeVar("Entered")
 
 
 class Twin(Protocol):
-    """The model as an unmodified YOLOv5 would have it, whatever the live one has become."""
+    """The model as an unmodified YOLOv5 would have it, whatever the live one has become.
+
+    Attributes:
+        module: it, with the weights that it was built with.
+    """
+
+    module: nn.Module
 
     def copy_of(self, model: nn.Module) -> nn.Module:
         """Return a new plain module, on the CPU, with the values and the attributes of `model`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yolov5_sparse_plugin.checkpoints import archive, formats, legacy, phases, unpickling
+from yolov5_sparse_plugin.engine.native.structure import state_from_sparseml
 from yolov5_sparse_plugin.errors import CheckpointError
 
 # the format as a pickle has it: a whole string (opcode, length, text, then it is remembered), not a part of some path
@@ -95,7 +96,7 @@ def up_to_date(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Return a checkpoint of this plugin's own, brought up to date, if it is of today's format and whole."""
     part = ckpt.get("sparse")
     found = part.get("format") if isinstance(part, dict) else None
-    if found != formats.FORMAT:
+    if found not in (formats.FORMAT, formats.OLD):
         raise CheckpointError(
             f"{file}: written in format {found!r}, this plugin reads {formats.FORMAT!r}. "
             "Install the version of yolov5-sparse-plugin that wrote it, or a newer one."
@@ -104,4 +105,8 @@ def up_to_date(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     named = type(rank) is int and 0 <= rank < len(phases.RANKED)
     part.setdefault("best_phase", phases.RANKED[rank] if named else part.get("phase"))
     formats.check_parts(legacy.of_today(ckpt, file), file)
+    if found == formats.OLD:
+        part.update(format=formats.FORMAT, engine="sparseml")
+        if "state" in part:
+            part["state"] = state_from_sparseml(part["state"], ckpt["model"])
     return ckpt

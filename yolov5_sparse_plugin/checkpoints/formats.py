@@ -10,8 +10,9 @@
     layers    the same by layer: parameter name -> sparsity
     metrics   precision, recall, mAP50 and mAP50-95 of its validation while it was trained, or None
     best_phase  the phase that `best_fitness` belongs to (`rank`, its place in `phases.RANKED`, before it had a name)
-    state     full-precision state dict of the live model: quantizers' scales and zero points included.
-              Always there for a quantized model; in an unfinished run for every model
+    engine    what executed the recipe: sparseml or native; missing in the fork's
+    state     full-precision state dict of the live model, quantizers included, under the names of `engine.native`,
+              whichever engine it was. Always there for a quantized model; in an unfinished run for every model
     ema       full-precision state dict of the averaged weights, in an unfinished run that is not quantized yet
     pruned_at the recipe's clock when each pruning modifier last computed its masks, in an unfinished run
     random    state of the random numbers, in an unfinished run of one process; see `randomness`
@@ -25,7 +26,8 @@ import torch
 
 from yolov5_sparse_plugin.checkpoints import archive, phases
 
-FORMAT = "yolov5-sparse-plugin/1"
+FORMAT = "yolov5-sparse-plugin/2"
+OLD = "yolov5-sparse-plugin/1"  # `state` of a quantized model has the names of SparseML's structure
 
 
 def check_parts(ckpt: dict[str, Any], file: Any) -> None:

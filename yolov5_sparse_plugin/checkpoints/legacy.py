@@ -19,12 +19,15 @@ import torch
 from torch import nn
 
 from yolov5_sparse_plugin.checkpoints import archive, legacy_names, phases, plain, unpickling
+from yolov5_sparse_plugin.engine import engines
+from yolov5_sparse_plugin.engine.native.structure import state_from_sparseml
 from yolov5_sparse_plugin.engine.residual import adding_bottlenecks, make_adds_quantizable
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.hosts import class_tree, model_yaml
 from yolov5_sparse_plugin.hosts.current import host
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
+from yolov5_sparse_plugin.recipes_io import front_matter, is_card
 
 RECIPES = ("checkpoint_recipe", "intermediate_recipe", "recipe")
 
@@ -197,25 +200,21 @@ def quantizers(found: dict[str, torch.Tensor], model: nn.Module, recipe: str, fi
 
     It is tried on a copy of the float model; `quantizers.quantized_model` does it again when the model is used.
     """
-
-    from yolov5_sparse_plugin.checkpoints.quantizers import load_state
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
-    from yolov5_sparse_plugin.recipes_io import front_matter, is_card
-
     state = legacy_names.unwrapped(found)
     archive.check_numbers(state, file)
-    state = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
+    theirs = legacy_names.quantized_state(state, model.state_dict(), adding_bottlenecks(model))
     structure = deepcopy(model)
     try:
         text = front_matter(recipe, f"{file}: its recipe") if is_card(recipe) else recipe
-        schedule = Schedule.of_structure(text, f"{file}: its recipe")
+        schedule = engines.schedules(engines.NATIVE).of_structure(text, f"{file}: its recipe")
         if not schedule.quantizes:
             raise RecipeError(f"{file}: its recipe has no QuantizationModifier")
-        if any(legacy_names.OUR_ADD in name for name in state):
+        if any(legacy_names.OUR_ADD in name for name in theirs):
             make_adds_quantizable(structure)
+        state = state_from_sparseml(theirs, structure)
         schedule.apply_quantization(structure)
         state = legacy_names.completed(state, structure.state_dict())
-        load_state(structure, state)
+        schedule.load_state(structure, structure, state)
     except (RecipeError, CheckpointError) as error:
         count = sum(name.endswith("zero_point") for name in found)
         warn(

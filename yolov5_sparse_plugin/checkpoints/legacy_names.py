@@ -84,6 +84,6 @@ def quantized_state(
 
 
 def completed(state: dict[str, torch.Tensor], structure: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Add the constants that older releases of torch did not write (`eps`) or count (`num_batches_tracked`)."""
-    constants = {n: v for n, v in structure.items() if n.rpartition(".")[2] in ("eps", "num_batches_tracked")}
+    """Add what older releases of torch did not count (`num_batches_tracked`)."""
+    constants = {n: v for n, v in structure.items() if n.rpartition(".")[2] == "num_batches_tracked"}
     return {**{name: value.clone() for name, value in constants.items()}, **state}

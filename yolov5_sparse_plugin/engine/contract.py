@@ -12,7 +12,7 @@ close                    the model is nobody's again
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Callable, ClassVar, TypeVar
 
@@ -22,7 +22,7 @@ from torch import nn
 from yolov5_sparse_plugin.engine import schema, timeline
 from yolov5_sparse_plugin.engine.fitting import Fit
 from yolov5_sparse_plugin.engine.recipe import Recipe
-from yolov5_sparse_plugin.errors import RecipeError
+from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 Own = TypeVar("Own", bound="Schedule")
@@ -147,6 +147,25 @@ class Schedule(abc.ABC):
         """
 
     @abc.abstractmethod
+    def state(self, model: nn.Module, plain: nn.Module) -> dict[str, torch.Tensor]:
+        """Return a copy, on the CPU and in full precision, of all tensors of a model that this schedule has shaped.
+
+        Whichever engine it is, the names are the float model's, and quantizers stand beside these as `engine.native`
+        has them (`model.0.conv.weight_quantizer.scale`): what one engine wrote, the other reads.
+
+        Args:
+            plain: the float model, for its names.
+        """
+
+    @abc.abstractmethod
+    def load_state(self, model: nn.Module, plain: nn.Module, state: dict[str, torch.Tensor]) -> None:
+        """Give a model, changed in place, the values that `state` returned.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+
+    @abc.abstractmethod
     def prune_at_once(self, model: nn.Module) -> None:
         """Zero, in place, the weights that the recipe ends without, by the magnitudes that they have now."""
 
@@ -229,3 +248,21 @@ class Optimizer(torch.optim.Optimizer):
 def quantizers_of(model: nn.Module) -> Iterator[nn.Module]:
     """Yield the quantizers of a model, whichever engine made them."""
     return (module for module in model.modules() if hasattr(module, "fake_quant_enabled"))
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load a state dict into a model, in place, every tensor of both.
+
+    Raises:
+        CheckpointError: one of them lacks some.
+    """
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # another shape
+        raise CheckpointError(f"the checkpoint's weights do not fit its recipe: {error}") from error
+    if missing or unexpected:
+        raise CheckpointError(
+            f"the checkpoint's weights do not fit its recipe: {len(missing)} missing (first: "
+            f"{(missing or ['-'])[0]}), {len(unexpected)} unexpected (first: {(unexpected or ['-'])[0]}). "
+            "Its float twin can still be used with YOLOV5_SPARSE_AUTOLOAD=0."
+        )

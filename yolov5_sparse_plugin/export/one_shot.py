@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.contract import Schedule
+from yolov5_sparse_plugin.engine.native.fake_quantize import quantizers_of
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 
 
@@ -27,7 +29,8 @@ def apply(model: torch.nn.Module, schedule: Schedule, images: Iterable[np.ndarra
     schedule.prune_at_once(model)
     if schedule.quantizes:
         make_adds_quantizable(model)
-        schedule.apply_quantization(model)
+        structure = engines.schedules(engines.NATIVE).of_structure(schedule.text, schedule.source)
+        structure.apply_quantization(model)
         calibrate(model, tqdm(images, total=count, desc="calibrating", unit="image"))
     return model.eval()
 
@@ -35,16 +38,16 @@ def apply(model: torch.nn.Module, schedule: Schedule, images: Iterable[np.ndarra
 def calibrate(model: torch.nn.Module, images: Iterable[np.ndarray]) -> None:
     """Observe ranges: of activations the average of every image's lowest and highest value, of weights their own."""
     model.eval()
-    quantizers = [module for module in model.modules() if hasattr(module, "observer_enabled")]
+    quantizers = quantizers_of(model)
     for quantizer in quantizers:
         quantizer.train()
         quantizer.enable_observer()
-        quantizer.activation_post_process.reset_min_max_vals()
+        quantizer.forget()
     device = next(model.parameters()).device
     with torch.no_grad():
         for number, image in enumerate(images):
             for quantizer in quantizers:
-                quantizer.activation_post_process.averaging_constant = 1 / (number + 1)
+                quantizer.averaging_constant = 1 / (number + 1)
             model(torch.from_numpy(image).to(device))
     for quantizer in quantizers:
         quantizer.disable_observer()

@@ -26,12 +26,13 @@ from typing import Any, Callable, TypeVar
 
 import onnx
 import torch
-from torch.ao.quantization import disable_fake_quant, enable_fake_quant
 
 from yolov5_sparse_plugin import manager, recipes_io
 from yolov5_sparse_plugin.checkpoints import formats
 from yolov5_sparse_plugin.checkpoints.file import look
+from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.contract import Schedule
+from yolov5_sparse_plugin.engine.native.fake_quantize import quantizers_of
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, PluginError, SparsePluginError
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
@@ -137,10 +138,9 @@ class ExportRun:
     # ------------------------------------------------------------------------------------------------ before it runs
 
     def _one_shot_schedule(self, recipe: str) -> Schedule:
-        from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
-
         address = manager.resolve(self.hooks, "recipe", recipe, self.options)
-        return Schedule.load(recipes_io.read(address, self.options.asked("one_shot")), self.options.recipe_args)
+        schedule = engines.schedules(engines.chosen(self.options.engine, self.options.asked("engine")))
+        return schedule.load(recipes_io.read(address, self.options.asked("one_shot")), self.options.recipe_args)
 
     def check(self) -> None:
         """Refuse what cannot work, before anything is loaded.
@@ -293,7 +293,7 @@ class ExportRun:
             elif fuse and hasattr(model, "fuse"):
                 model = model.fuse()
             self._model = model.eval()
-            model.apply(disable_fake_quant)  # upstream runs it twice for the shapes of its outputs alone
+            round_to_grids(model, False)  # upstream runs it twice for the shapes of its outputs alone
             return model
 
         return load
@@ -317,7 +317,7 @@ class ExportRun:
 
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
-            self.model.apply(enable_fake_quant)
+            round_to_grids(self.model, True)
             with scratch_folder(final) as folder, PatchSet(inner, {"trace": by_tracing}):
                 inner(model, im, folder / Path(file).name, *args, **kwargs)
                 written = folder / final.name
@@ -364,6 +364,12 @@ def there(value: Entered | None, name: str) -> Entered:
     if value is None:
         raise PluginError(f"export.{name}: it is not there before the host has loaded the model and exported it.")
     return value
+
+
+def round_to_grids(model: torch.nn.Module, enabled: bool) -> None:
+    """Let the quantizers of a model round what passes, or let it pass as it is."""
+    for quantizer in quantizers_of(model):
+        quantizer.enable_fake_quant(enabled)
 
 
 def by_tracing(torch_export: Callable) -> Callable:

@@ -12,7 +12,8 @@ from typing import Any, Callable
 from yolov5_sparse_plugin import manager, option_values, options, recipes_io
 from yolov5_sparse_plugin.checkpoints import architecture, formats, legacy, phases, reading
 from yolov5_sparse_plugin.checkpoints.file import look
-from yolov5_sparse_plugin.engine import timeline
+from yolov5_sparse_plugin.engine import engines, timeline
+from yolov5_sparse_plugin.engine.contract import Schedule
 from yolov5_sparse_plugin.engine.recipe import Recipe
 from yolov5_sparse_plugin.errors import CheckpointError, OptionError, RecipeError, nearest
 from yolov5_sparse_plugin.hosts import current, datasets
@@ -164,6 +165,18 @@ def with_teacher(recipe: Recipe) -> RecipeText:
     return RecipeText(f"{recipe.text.rstrip()}\n{added}", recipe.source)
 
 
+def engine_of(chosen: SparseOptions, resumed: dict[str, Any] | None, host: dict[str, Any]) -> type[Schedule]:
+    """Return the schedule of the engine that executes the recipe; a resumed run keeps its own, where it can."""
+    asked, how = chosen.engine, chosen.asked("engine")
+    begun = resumed.get("engine") if resumed else None
+    if begun in option_values.ENGINES and chosen.origin.get("engine") in (None, "opt.yaml"):
+        asked = begun
+        if begun == engines.SPARSEML and not engines.installed():
+            say(host, "this run began with SparseML, which is not installed here; it goes on with native", warn=True)
+            asked = engines.NATIVE
+    return engines.schedules(engines.chosen(asked, how))
+
+
 def prepare(
     upstream: FunctionType,
     chosen: SparseOptions,
@@ -173,7 +186,6 @@ def prepare(
     typed: dict[str, Any],
 ) -> Any:
     """Read and check the recipe against options and weights, and build the run. Nothing is written yet."""
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
     from yolov5_sparse_plugin.training.run import TrainingRun
 
     resumed = part if opt.resume else None
@@ -185,20 +197,21 @@ def prepare(
             f"--resume {opt.weights}: this run was started without a recipe, it cannot go on with one. "
             f"Start a new run: --weights {opt.weights} --sparse-recipe {chosen.recipe}."
         )
+    load = engine_of(chosen, resumed, upstream.__globals__).load
     if resumed and chosen.origin.get("recipe") in (None, "opt.yaml"):
-        schedule = Schedule.load(RecipeText(resumed["recipe"], "the checkpoint's recipe"))
+        schedule = load(RecipeText(resumed["recipe"], "the checkpoint's recipe"))
     elif chosen.recipe is None:
-        schedule = Schedule.load(RecipeText(TEACHER_ALONE, chosen.asked("teacher")))
+        schedule = load(RecipeText(TEACHER_ALONE, chosen.asked("teacher")))
     else:
         address = manager.resolve(hooks, "recipe", chosen.recipe, chosen)
-        schedule = Schedule.load(recipes_io.read(address, chosen.asked("recipe")), chosen.recipe_args)
+        schedule = load(recipes_io.read(address, chosen.asked("recipe")), chosen.recipe_args)
     if schedule.quantizes and part and formats.is_quantized(part) and not resumed:
         raise RecipeError(
             f"{schedule.source}: the recipe quantizes, but {opt.weights} is quantized already. Start from the run's "
             "best_pruned.pt or best_dense.pt, or leave the QuantizationModifier out to fine-tune its float weights."
         )
     if chosen.teacher is not None and not schedule.distills:
-        schedule = Schedule.load(with_teacher(schedule.recipe))
+        schedule = load(with_teacher(schedule.recipe))
     origin = "--epochs"
     if "epochs" not in typed and not resumed:
         if schedule.epochs:
@@ -215,6 +228,8 @@ def prepare(
         if value:
             file = Path(value) if name == "recipe" and "\n" not in value else None
             setattr(opt, "sparse_" + name, str(file.resolve()) if file and file.is_file() else value)
+    if chosen.engine:
+        opt.sparse_engine = chosen.engine
     if chosen.hooks:  # for a resumed run to say that it needs them
         opt.sparse_hooks = [str(Path(file).resolve()) for file in chosen.hooks]
     if chosen.log_dir:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from yolov5_sparse_plugin.engine.contract import quantizers_of
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ def needs(model: nn.Module, schedule: Schedule) -> tuple[Need, Need]:
     before = Need.of(model)
     make_adds_quantizable(model)
     schedule.apply_quantization(model)
-    model.apply(torch.ao.quantization.enable_observer)  # a scale has no size before the first observation
+    for quantizer in quantizers_of(model):
+        quantizer.enable_observer()  # nothing is rounded before the first observation
     return before, Need.of(model)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from yolov5_sparse_plugin.checkpoints.formats import FORMAT
+from yolov5_sparse_plugin.checkpoints.writing import full_precision
 from yolov5_sparse_plugin.training import randomness, ranks
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.runs import Run
-from yolov5_sparse_plugin.checkpoints.formats import FORMAT
-from yolov5_sparse_plugin.checkpoints.quantizers import load_state
-from yolov5_sparse_plugin.checkpoints.writing import full_precision
 
 
 def sparse_part(run: Run, best_fitness: Any) -> dict[str, Any]:
-    """Return what `ckpt["sparse"]` holds for the present moment of a run; see the top of this file."""
+    """Return what `ckpt["sparse"]` holds for the present moment of a run; see `checkpoints.formats`."""
     part = {
         "format": FORMAT,
+        "engine": run.schedule.engine,
         "recipe": run.schedule.text,
         "phase": run.phase,
         "epoch": float(run.completed),
@@ -24,7 +24,7 @@ def sparse_part(run: Run, best_fitness: Any) -> dict[str, Any]:
         "layers": run.layers(),
         "metrics": run.metrics,
         "best_phase": getattr(best_fitness, "phase", run.phase),
-        "state": full_precision(run.model),
+        "state": run.schedule.state(run.model, run.twin.module),
         "pruned_at": run.optimizer.pruned_at(),
     }
     if not run.quantized and run.ema is not None:
@@ -37,7 +37,7 @@ def sparse_part(run: Run, best_fitness: Any) -> dict[str, Any]:
 def restore(run: Run, ckpt: dict[str, Any], ema: Any) -> None:
     """Give a resumed run back the full precision that upstream's FP16 copies lost. The structure is there already."""
     part = ckpt["sparse"]
-    load_state(run.model, part["state"])
+    run.schedule.load_state(run.model, run.twin.module, part["state"])
     run.optimizer.recall(part.get("pruned_at", []))
     if ema is not None:
         ema.updates = ckpt["updates"]

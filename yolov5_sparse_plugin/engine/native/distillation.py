@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from yolov5_sparse_plugin.engine.detection_loss import detection_loss
 from yolov5_sparse_plugin.engine.fitting import prunable
 from yolov5_sparse_plugin.engine.native.base import Modifier, Moment
 from yolov5_sparse_plugin.errors import RecipeError
@@ -51,8 +52,6 @@ class DetectionDistillation(Distillation):
     """A YOLOv5 teacher's detections, see `detection_loss`."""
 
     def distance(self, student: Any, teacher: Any) -> torch.Tensor:
-        from yolov5_sparse_plugin.training.distillation import detection_loss
-
         return detection_loss(student, teacher, self._student.model[-1].anchors, self._student.hyp)
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 import torch
 
+from yolov5_sparse_plugin.engine import contract
 from yolov5_sparse_plugin.engine.native.base import Modifier, Moment
-
-if TYPE_CHECKING:
-    from yolov5_sparse_plugin.engine.native.schedule import Schedule
+from yolov5_sparse_plugin.engine.native.distillation import Distillation
+from yolov5_sparse_plugin.engine.native.pruning import Pruning
+from yolov5_sparse_plugin.engine.native.quantization import Quantization
 
 EVENTS = ("before_quantization", "after_quantization", "stepped")
-OWN = ("wrapped", "model", "schedule", "epoch", "rates", "momenta", "step", "_steps", "_steps_per_epoch", *EVENTS)
+OWN = (
+    *("wrapped", "model", "modifiers", "owns_learning_rate", "epoch", "rates", "momenta", "step"),
+    *("_steps", "_steps_per_epoch", *EVENTS),
+)
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(contract.Optimizer):
     """An optimizer whose every `step` is one of the recipe's too; everything else is the wrapped one's.
 
     A step: the recipe's learning rates are put back where upstream's warm-up changed them, modifiers that are due are
@@ -35,15 +39,17 @@ class Optimizer(torch.optim.Optimizer):
         self,
         optimizer: torch.optim.Optimizer,
         model: torch.nn.Module,
-        schedule: Schedule,
+        modifiers: list[Modifier],
+        owns_learning_rate: Callable[[float], bool],
         teacher: torch.nn.Module | None = None,
     ):
-        self.wrapped, self.model, self.schedule = optimizer, model, schedule
+        self.wrapped, self.model = optimizer, model
+        self.modifiers, self.owns_learning_rate = modifiers, owns_learning_rate
         self.momenta = [group.get("momentum") for group in optimizer.param_groups]  # Adam has none
         self.rates: list[float] | None = None
         for event in EVENTS:
             setattr(self, event, lambda: None)
-        for modifier in schedule.modifiers:
+        for modifier in modifiers:
             modifier.initialize(model, teacher)
         self.bind(1)
 
@@ -88,11 +94,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _count(self, step: Callable[[], Any]) -> None:
         moment = self._moment(self.epoch)
-        with self._following_quantization(m for m in self.schedule.quantization if m.start_epoch <= self.epoch):
+        with self._following_quantization(m for m in self.modifiers if m.start_epoch <= self.epoch):
             self.reassert()
-            self._advance(self.schedule.modifiers, moment)
+            self._advance(self.modifiers, moment)
             step()
-            for modifier in self.schedule.modifiers:
+            for modifier in self.modifiers:
                 modifier.after_step()
             self._steps += 1
             whole, rest = divmod(self._steps, self._steps_per_epoch)
@@ -111,8 +117,8 @@ class Optimizer(torch.optim.Optimizer):
         self.rates = [group["lr"] for group in self.wrapped.param_groups]
 
     @contextlib.contextmanager
-    def _following_quantization(self, begun: Iterable[Any]) -> Iterator[None]:
-        starting = [modifier for modifier in begun if not modifier.quantized]
+    def _following_quantization(self, begun: Iterable[Modifier]) -> Iterator[None]:
+        starting = [each for each in begun if isinstance(each, Quantization) and not each.quantized]
         if starting:
             self.before_quantization()
         yield
@@ -121,7 +127,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def reassert(self) -> None:
         """Put back the recipe's learning rates, and the momentum, where upstream's warm-up changed them."""
-        if not self.schedule.owns_learning_rate(self.epoch):
+        if not self.owns_learning_rate(self.epoch):
             return
         groups = self.wrapped.param_groups
         for group, rate, kept in zip(groups, self.rates or [None] * len(groups), self.momenta):
@@ -136,15 +142,16 @@ class Optimizer(torch.optim.Optimizer):
         Args:
             batch: `student_inputs`, the images, and `student_outputs`, what the model made of them.
         """
-        for modifier in self.schedule.distillation:
-            loss = modifier.loss(loss, self.epoch, **batch)
+        for modifier in self.modifiers:
+            if isinstance(modifier, Distillation):
+                loss = modifier.loss(loss, self.epoch, **batch)
         return loss
 
     # ---- ends, and runs that go on
 
     def tick(self, epoch: float) -> None:
         """Deliver the modifiers that end at `epoch`, between two steps: the last step of N epochs comes before N."""
-        for modifier in self.schedule.modifiers:
+        for modifier in self.modifiers:
             if modifier.ends(epoch):
                 modifier.advance(self._moment(epoch))
                 modifier.after_step()
@@ -155,18 +162,21 @@ class Optimizer(torch.optim.Optimizer):
 
         What starts at `epoch` itself starts with the next batch, as it does in a run that was not interrupted.
         """
-        begun = [modifier for modifier in self.schedule.modifiers if modifier.start_epoch < epoch]
-        with self._following_quantization(m for m in begun if m in self.schedule.quantization):
+        begun = [modifier for modifier in self.modifiers if modifier.start_epoch < epoch]
+        with self._following_quantization(begun):
             self._advance(begun, self._moment(epoch))
+
+    def _pruning(self) -> list[Pruning]:
+        return [modifier for modifier in self.modifiers if isinstance(modifier, Pruning)]
 
     def pruned_at(self) -> list[float]:
         """Return the epoch (fractional) at which each pruning modifier last computed its masks; -1: not yet."""
-        return [modifier.updated for modifier in self.schedule.pruning]
+        return [modifier.updated for modifier in self._pruning()]
 
     def recall(self, pruned_at: list[float]) -> None:
         """Take masks from the zeros in the weights, and compute the next ones when an uninterrupted run would.
 
         `seek` has computed masks of its own, from weights that are not those of the checkpoint yet.
         """
-        for modifier, epoch in zip(self.schedule.pruning, pruned_at):
+        for modifier, epoch in zip(self._pruning(), pruned_at):
             modifier.recall(epoch)

@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from yolov5_sparse_plugin.engine import schema, timeline
+from yolov5_sparse_plugin.engine import contract, schema
 from yolov5_sparse_plugin.engine.fitting import Fit, check_groups, fit
 from yolov5_sparse_plugin.engine.native import distillation, fake_quantize, parameters, pruning, quantization, rates
 from yolov5_sparse_plugin.engine.native.base import Modifier
 from yolov5_sparse_plugin.engine.native.optimizer import Optimizer
-from yolov5_sparse_plugin.engine.native.statements import Statements
 from yolov5_sparse_plugin.engine.recipe import Entry, Recipe, parse
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
@@ -40,24 +39,19 @@ CLASSES: dict[str, type[Modifier]] = {
 }
 
 
-class Schedule(Statements):
+class Schedule(contract.Schedule):
     """A recipe that is ready to run: its modifiers, and what a YOLOv5 run must know of them.
 
     Attributes:
-        recipe: what it was built from. text, source: the recipe's.
-        epochs: number of epochs that the recipe asks for, rounded up; 0 where it names none.
         modifiers: in the order in which they act.
-        frozen: parameters that --freeze keeps out of the pruning, see `wrap`.
-        remarks: what a user should know of the recipe on this model, once it is wrapped.
     """
 
+    engine = "native"
+
     def __init__(self, recipe: Recipe):
-        self.recipe, self.text, self.source = recipe, recipe.text, recipe.source
-        self.frozen: set[str] = set()
-        self.remarks: list[str] = []
+        super().__init__(recipe)
         self._built = [build(entry, recipe.source) for entry in recipe.entries]
         self.modifiers = in_order(self._built)
-        self.epochs = timeline.length(recipe)
 
     @classmethod
     def load(cls, recipe: RecipeText, variables: dict[str, Any] | None = None) -> Schedule:
@@ -71,10 +65,6 @@ class Schedule(Statements):
         What else it did to the model stands in the weights, and may be a modifier that nobody has any more.
         """
         return cls(parse(RecipeText(text, source), {}, Foreign(), only=("QuantizationModifier",)))
-
-    def fresh(self) -> Schedule:
-        """Return the same recipe, with modifiers that have done nothing yet."""
-        return Schedule(self.recipe)
 
     # ---- its modifiers
 
@@ -137,7 +127,7 @@ class Schedule(Statements):
         self.frozen = self._frozen(model)
         if teacher is not None:
             self.match_layers(model, teacher)
-        return Optimizer(optimizer, model, self, teacher)
+        return Optimizer(optimizer, model, self.modifiers, self.owns_learning_rate, teacher)
 
     def _frozen(self, model: torch.nn.Module) -> set[str]:
         """Return the parameters that the pruning passes over, because they need no gradient.
@@ -189,6 +179,12 @@ class Schedule(Statements):
 
     def quantizers(self, model: torch.nn.Module) -> list[fake_quantize.FakeQuantizer]:
         return fake_quantize.quantizers_of(model)
+
+    def state(self, model: torch.nn.Module, plain: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+    def load_state(self, model: torch.nn.Module, plain: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        contract.load_strictly(model, state)
 
     def close(self, model: torch.nn.Module) -> None:
         """Take the engine's hooks off the model; its quantizers stay."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
 from yolov5_sparse_plugin.engine.native.layers import FROZEN
+from yolov5_sparse_plugin.errors import CheckpointError
 
 OBSERVER = "activation_post_process."
 # a quantizer in SparseML's structure: where it hangs, and which of its values it is
@@ -28,11 +29,11 @@ OURS = re.compile(
     r"^(?P<owner>.*?)\.?(?P<role>(?:input|weight|output)_quantizer|input_quantizers\.\d+)\.(?P<value>\w+)$"
 )
 ROLES = {"input": "input_quantizer", "weight": "weight_quantizer"}
-WRAPPERS = ("module", "forward_fn")
+RESIDUAL = ".residual"  # the adds that engine.residual makes layers; a float model has none
 
 
 class Grid(NamedTuple):
-    """What a quantizer rounds to: scale and zero point float32 and int32, [1] or [channels]; lowest, highest integer."""
+    """What a quantizer rounds to: scale float32 and zero point int32, [1] or [channels]; lowest and highest integer."""
 
     scale: Tensor
     zero_point: Tensor
@@ -60,26 +61,42 @@ def state_from_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
         model: the float model, or the quantized one; its names tell.
 
     Raises:
-        KeyError: a tensor belongs to neither the model nor its quantizers.
+        CheckpointError: a tensor belongs to neither the model nor its quantizers.
     """
+    names = names_from_sparseml(state, model)
+    return {ours: _as_ours(ours, state[theirs]) for theirs, ours in names.items() if ours is not None}
+
+
+def names_from_sparseml(names: Iterable[str], model: nn.Module) -> dict[str, str | None]:
+    """Return this engine's name for every tensor of SparseML's quantized structure, None for constants.
+
+    Args:
+        names: SparseML's. model: the float model, or the quantized one.
+
+    Raises:
+        CheckpointError: a tensor belongs to neither the model nor its quantizers.
+    """
+    names = list(names)
     layers = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    layers |= {owner + RESIDUAL for owner, add, _ in (name.partition(RESIDUAL) for name in names) if add}
     known = {name for name in _tensors(model) if not OURS.match(name)}
-    fused = {_plain(name[: -len(".bn.running_var")], layers) for name in state if name.endswith(".bn.running_var")}
+    fused = {_plain(name[: -len(".bn.running_var")], layers) for name in names if name.endswith(".bn.running_var")}
     fused = {name for name in fused if f"{name}.weight" in known and f"{name}.running_var" not in known}
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
+    found: dict[str, str | None] = {}
+    for name in names:
         match = THEIRS.match(name)
         if match is None:
-            found[_float_name(name, known)] = value
+            found[name] = _float_name(name, known, layers)
             continue
         leaf, owner = match["value"].removeprefix(OBSERVER), _plain(match["owner"], layers)
         if leaf == "eps":
+            found[name] = None
             continue
         role = f"input_quantizers.{match['number']}" if match["number"] else None
         role = role or next((ours for theirs, ours in ROLES.items() if match[theirs]), "output_quantizer")
         if role == "output_quantizer" and owner in fused:
             owner = _norm_of(owner, known)
-        found[f"{owner}.{role}.{leaf}" if owner else f"{role}.{leaf}"] = _as_ours(leaf, value)
+        found[name] = f"{owner}.{role}.{leaf}" if owner else f"{role}.{leaf}"
     return found
 
 
@@ -118,8 +135,8 @@ def state_to_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return found
 
 
-def _as_ours(leaf: str, value: Tensor) -> Tensor:
-    return value.to(torch.uint8) if leaf.endswith("_enabled") else value
+def _as_ours(name: str, value: Tensor) -> Tensor:
+    return value.to(torch.uint8) if name.endswith("_enabled") else value
 
 
 def _tensors(model: nn.Module) -> Iterator[str]:
@@ -143,15 +160,16 @@ def _norm_of(conv: str, known: Iterable[str]) -> str:
     return f"{owner}.{after}" if owner else after
 
 
-def _float_name(name: str, known: set[str]) -> str:
-    layers = {each.rpartition(".")[0] for each in known}
-    layers |= {".".join(each.split(".")[:count]) for each in layers for count in range(each.count(".") + 1)}
+def _float_name(name: str, known: set[str], layers: set[str]) -> str:
     owner, _, leaf = name.rpartition(".")
     plain = _plain(owner, layers)
     candidates = (f"{plain}.{leaf}" if plain else leaf, f"{_norm_of(plain, known)}.{leaf}")
     if owner.endswith(".bn") and not plain.endswith(".bn"):  # fused
         candidates = candidates[::-1]
-    return next(each for each in candidates if each in known)
+    found = next((each for each in candidates if each in known), None)
+    if found is None:
+        raise CheckpointError(f"the checkpoint's {name} belongs to neither the model nor its quantizers")
+    return found
 
 
 def _outer(name: str, modules: Mapping[str, nn.Module], convs: Mapping[int, str]) -> str:

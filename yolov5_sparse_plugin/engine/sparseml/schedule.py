@@ -29,6 +29,7 @@ from yolov5_sparse_plugin.engine.sparseml.modifiers import (
     of_hooks,
 )
 from yolov5_sparse_plugin.engine.sparseml.optimizer import Optimizer
+from yolov5_sparse_plugin.engine.sparseml.state import load, neutral
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
@@ -162,6 +163,12 @@ class Schedule(contract.Schedule):
             if getattr(modifier, "disable_quantization_observer_epoch", None) is None:
                 model.apply(torch.ao.quantization.disable_observer)
         model.train(training)
+
+    def state(self, model: torch.nn.Module, plain: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return neutral(model, plain)
+
+    def load_state(self, model: torch.nn.Module, plain: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+        load(model, plain, state)
 
     def prune_at_once(self, model: torch.nn.Module) -> None:
         """Zero, in place, the weights that the recipe ends without, by the magnitudes that they have now."""
