@@ -21,6 +21,8 @@ from filelock import FileLock
 from zoo_server import STUB
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# those that are installed here; every claim about a recipe at work holds on each
+ENGINES = ["native"] + ["sparseml"] * (importlib.util.find_spec("sparseml") is not None)
 DATA = Path(os.environ.get("YOLOV5_SPARSE_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
 
 # a run of 5 epochs: dense, pruned between 1 and 2, quantized from 3

@@ -17,9 +17,9 @@ from yolov5_sparse_plugin.recipes_io import RecipeText, read
 
 
 def load(text, **variables):
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
-    return Schedule.load(RecipeText(textwrap.dedent(text), "r.yaml"), variables)
+    return engines.load(RecipeText(textwrap.dedent(text), "r.yaml"), variables)
 
 
 def refused(tmp_path, shapes, *words, **kwargs):

@@ -112,8 +112,8 @@ def test_scales_survive_each_of_upstreams_four_halvings(finished):
 def test_the_float_twin_has_the_weights_of_the_quantized_model(finished):
     ckpt = reading.read(finished.weights / "epoch4.pt")
     twin, state = ckpt["model"].state_dict(), ckpt["sparse"]["state"]
-    assert torch.equal(twin["model.0.conv.weight"], state["model.0.conv.module.weight"].half())
-    assert torch.equal(twin["model.0.bn.running_var"], state["model.0.bn.bn.running_var"].half())
+    assert torch.equal(twin["model.0.conv.weight"], state["model.0.conv.weight"].half())
+    assert torch.equal(twin["model.0.bn.running_var"], state["model.0.bn.running_var"].half())
     assert zeros(twin["model.9.cv2.conv.weight"]) == pytest.approx(0.6, abs=1e-4)
 
 
@@ -254,9 +254,9 @@ def damaged(ckpt, kind):
     """Change a quantized checkpoint as a disk, a program or a hand may have done."""
     part = ckpt["sparse"]
     if kind == "a scale":
-        part["state"]["model.0.conv.module.weight_fake_quant.scale"][0] = float("nan")
+        part["state"]["model.0.conv.weight_quantizer.scale"][0] = float("nan")
     elif kind == "a scale of zero":
-        part["state"]["model.0.conv.module.weight_fake_quant.scale"][0] = 0.0
+        part["state"]["model.0.conv.weight_quantizer.scale"][0] = 0.0
     elif kind == "a weight":
         ckpt["model"].state_dict()["model.1.conv.weight"][0, 0, 0, 0] = float("inf")
     elif kind == "no model":
@@ -267,8 +267,8 @@ def damaged(ckpt, kind):
 
 
 DAMAGES = {
-    "a scale": r"model\.0\.conv\.module\.weight_fake_quant\.scale holds what is no scale",
-    "a scale of zero": r"model\.0\.conv\.module\.weight_fake_quant\.scale holds what is no scale",
+    "a scale": r"model\.0\.conv\.weight_quantizer\.scale holds what is no scale",
+    "a scale of zero": r"model\.0\.conv\.weight_quantizer\.scale holds what is no scale",
     "a weight": r"model\.1\.conv\.weight holds what is no number",
     "no model": "its model is missing",
     **{name: f"its {name} is missing" for name in ("state", "recipe", "phase", "sparsity", "epoch", "layers")},

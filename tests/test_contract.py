@@ -225,22 +225,22 @@ def test_a_hook_file_may_bring_a_modifier(tmp_path):
     """The one that CONTRIBUTING.md shows, word for word."""
     import torch
 
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.errors import RecipeError
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     page = (REPOSITORY / "CONTRIBUTING.md").read_text().partition("### A modifier of your own")[2]
     text = RecipeText("modifiers:\n  - !ShrinkBiasModifier {factor: 0.5, start_epoch: 1.0}\n", "r.yaml")
     with pytest.raises(RecipeError, match="no modifier 'ShrinkBiasModifier'.*One of your own needs its file"):
-        Schedule.load(text)
+        engines.load(text)
     (tmp_path / "shrink.py").write_text(page.partition("```python\n")[2].partition("```")[0])
     manager.create([str(tmp_path / "shrink.py")])
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     before = model[0].bias.detach().clone()
-    optimizer = Schedule.load(text).wrap(torch.optim.SGD(model.parameters(), lr=0.0), model, None)
+    optimizer = engines.load(text).wrap(torch.optim.SGD(model.parameters(), lr=0.0), model, None)
     optimizer.bind(2)
     for _ in range(4):
         optimizer.step()
     assert torch.equal(model[0].bias, before * 0.5)
     with pytest.raises(RecipeError, match=r"line 2: ShrinkBiasModifier: no key 'factr'. Did you mean 'factor'"):
-        Schedule.load(RecipeText(text.text.replace("factor", "factr"), "r.yaml"))
+        engines.load(RecipeText(text.text.replace("factor", "factr"), "r.yaml"))

@@ -189,12 +189,12 @@ def test_accumulation_needs_a_count_and_a_batch_size(shapes, tmp_path):
 def test_layers_of_another_size_are_refused_by_name():
     from yolov5.models.yolo import Model
 
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     text = "modifiers:\n- !PerLayerDistillationModifier\n  start_epoch: 0.0\n  end_epoch: 1.0\n"
     small, large = (Model(f"{Path(yolov5.__file__).parent}/models/yolov5{size}.yaml", ch=3, nc=3) for size in "ns")
-    schedule = Schedule.load(RecipeText(text, "recipe.yaml"))
+    schedule = engines.load(RecipeText(text, "recipe.yaml"))
     schedule.match_layers(small, small)
     with pytest.raises(RecipeError, match=r"compares model\.0\.conv with the teacher's model\.0\.conv, which has 32"):
         schedule.match_layers(small, large)

@@ -103,13 +103,13 @@ def test_the_hostile_recipes_are_hostile(tmp_path, witness, kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", RECIPES)
 def test_a_recipe_that_is_typed(tmp_path, witness, kind):
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
     text = recipe_of_kind(kind, witness, tmp_path)
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     with pytest.raises(RecipeError):
-        Schedule.load(read(str(file)))
+        engines.load(read(str(file)))
     assert not witness.exists()
 
 

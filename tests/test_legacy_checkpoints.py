@@ -186,11 +186,11 @@ def test_names_from_several_gpus_are_the_same_names(tmp_path, pruned):
 def test_hooks_that_sparseml_left_in_a_pickled_module_are_dropped(tmp_path, pruned, monkeypatch):
     """Pickled in the middle of pruning, a module drags SparseML's masks along."""
     monkeypatch.chdir(tmp_path)
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     model = deepcopy(pruned).train()
-    optimizer = Schedule.load(RecipeText(fork.PRUNED, "recipe")).wrap(
+    optimizer = engines.load(RecipeText(fork.PRUNED, "recipe")).wrap(
         torch.optim.SGD(model.parameters(), lr=0.0), model, None
     )
     optimizer.bind(4, 0)
@@ -354,24 +354,24 @@ def test_a_file_of_something_else(tmp_path):
     ],
 )
 def test_a_huge_expression_is_refused_at_once(expression):
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     text = f"n: eval({expression})\nmodifiers:\n  - !EpochRangeModifier {{start_epoch: 0.0, end_epoch: eval(n)}}\n"
     started = time.monotonic()
     with pytest.raises(RecipeError, match=r"r\.yaml(, line 1)?: (cannot compute|not valid YAML)"):
-        Schedule.load(RecipeText(text, "r.yaml"))
+        engines.load(RecipeText(text, "r.yaml"))
     assert time.monotonic() - started < 5
 
 
 def test_expressions_that_build_on_each_other_stay_small():
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     lines = ["a0: 9"] + [f"a{i + 1}: eval(a{i} * a{i})" for i in range(60)]
     text = "\n".join(lines) + "\nmodifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
     with pytest.raises(RecipeError, match="a number that large has no use in a recipe"):
-        Schedule.load(RecipeText(text, "r.yaml"))
+        engines.load(RecipeText(text, "r.yaml"))
 
 
 def test_ordinary_expressions_mean_what_they_meant():
@@ -389,7 +389,7 @@ def test_ordinary_expressions_mean_what_they_meant():
 
 
 def test_aliases_that_multiply_a_recipe_are_refused_at_once():
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
@@ -397,7 +397,7 @@ def test_aliases_that_multiply_a_recipe_are_refused_at_once():
     text = "\n".join(lines) + "\nmodifiers:\n  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1.0}\n"
     started = time.monotonic()
     with pytest.raises(RecipeError, match="aliases make a recipe of more than"):
-        Schedule.load(RecipeText(text, "r.yaml"))
+        engines.load(RecipeText(text, "r.yaml"))
     assert time.monotonic() - started < 5
 
 

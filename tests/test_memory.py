@@ -17,6 +17,7 @@ from conftest import RECIPE, REPOSITORY, call, command, hyperparameters, results
 
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.checkpoints import reading
+from yolov5_sparse_plugin.engine.contract import quantizers_of
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.errors import OptionError
 from yolov5_sparse_plugin.recipes_io import RecipeText
@@ -27,14 +28,15 @@ def build():
     """Return YOLOv5n in quantization-aware training, its ranges observed once."""
     from yolov5.models.yolo import Model
 
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
     torch.manual_seed(0)
     model = Model(str(Path(yolov5.__file__).parent / "models" / "yolov5n.yaml"), ch=3, nc=3)
     model.hyp = {**yaml.safe_load(Path(hyperparameters()).read_text()), "label_smoothing": 0.0}
     make_adds_quantizable(model)
-    Schedule.load(RecipeText(RECIPE, "r.yaml"), {}).apply_quantization(model)
-    model.apply(torch.ao.quantization.enable_observer).train()
+    engines.load(RecipeText(RECIPE, "r.yaml"), {}).apply_quantization(model)
+    for quantizer in quantizers_of(model.train()):
+        quantizer.enable_observer()
     model(torch.rand(4, 3, 64, 64))
     return model
 
@@ -46,7 +48,8 @@ def quantized():
 
 def still(model):
     """Let batch norm and observers be what they are, so that a batch's parts don't see each other."""
-    model.apply(torch.ao.quantization.disable_observer)
+    for quantizer in quantizers_of(model):
+        quantizer.disable_observer()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()

@@ -40,14 +40,13 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
     import torch
     from yolov5.utils.torch_utils import smart_optimizer
 
-    from yolov5_sparse_plugin.engine import timeline
+    from yolov5_sparse_plugin.engine import engines, timeline
     from yolov5_sparse_plugin.engine.fitting import prunable
     from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
 
     model = build()
     make_adds_quantizable(model)
-    schedule = Schedule.load(read(name))
+    schedule = engines.load(read(name))
     optimizer = schedule.wrap(smart_optimizer(model, "SGD", 0.01, 0.9, 0.0005), model, None)
     timeline.check_length(schedule.recipe, schedule.epochs, "the recipe")
     weights = prunable(model)
@@ -74,7 +73,7 @@ def test_every_shipped_recipe_parses_and_applies_to_every_size(build, name):
     if schedule.quantization:
         fresh = build()
         make_adds_quantizable(fresh)
-        Schedule.load(read(name)).apply_quantization(fresh)
+        engines.load(read(name)).apply_quantization(fresh)
         quantizers = [m for m in fresh.modules() if type(m).__name__ == "FakeQuantize"]
         assert len(quantizers) > 2 * len(weights)
 
@@ -101,16 +100,16 @@ def test_markdown_recipes_are_read_from_their_front_matter(tmp_path):
     card.write_text(
         "---\n" + shipped()["transfer_pruned"].read_text() + "---\n# A recipe\n\nwith prose - and: colons\n"
     )
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
-    assert Schedule.load(read(str(card))).epochs == 50
+    assert engines.load(read(str(card))).epochs == 50
 
 
 def test_resolved_text_reads_back_as_the_same_recipe():
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
-    first = Schedule.load(read("finetune_pruned_quantized"), {"num_epochs": 20})
-    again = Schedule.load(RecipeText(first.text, "checkpoint"))
+    first = engines.load(read("finetune_pruned_quantized"), {"num_epochs": 20})
+    again = engines.load(RecipeText(first.text, "checkpoint"))
     assert (first.epochs, first.quantization_start, first.pruning_end) == (20, 17, 10)
     assert [str(m) for m in first.modifiers] == [str(m) for m in again.modifiers]
 
@@ -170,12 +169,12 @@ pruning_modifiers:
 def test_a_recipe_says_to_us_what_it_says_to_sparseml(text, variables):
     from sparseml.pytorch.optim import ScheduledModifierManager
 
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
     theirs = ScheduledModifierManager.from_yaml(block_style(text), recipe_variables=variables)
-    ours = Schedule.load(RecipeText(text, "r.yaml"), variables)
+    ours = engines.load(RecipeText(text, "r.yaml"), variables)
     assert [str(m) for m in ours.modifiers] == [str(m) for m in theirs.iter_modifiers()]
-    again = Schedule.load(RecipeText(ours.text, "a checkpoint's recipe"))
+    again = engines.load(RecipeText(ours.text, "a checkpoint's recipe"))
     assert [str(m) for m in again.modifiers] == [str(m) for m in ours.modifiers]
 
 

@@ -96,11 +96,11 @@ def test_a_recipe_that_names_layers_of_release_5_does_not_fit_todays_models():
     """And fits ours: layer 0 of release 5 is `model.0.conv.conv`, today's is `model.0.conv`."""
     import fork
 
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.recipes_io import RecipeText
 
     text = "modifiers:\n  - !ConstantPruningModifier {params: [model.0.conv.conv.weight], start_epoch: 0.0}\n"
-    recipe = Schedule.load(RecipeText(text, "recipe.md"))
+    recipe = engines.load(RecipeText(text, "recipe.md"))
     recipe.check_model(built("n", 3))
     with pytest.raises(
         RecipeError, match=r"names params 'model.0.conv.conv.weight', which matches nothing in this mod"

@@ -161,10 +161,10 @@ def test_the_card_says_phase_sparsity_metrics_sizes_and_use(packed):
 
 def test_both_recipes_of_a_packed_run_can_be_read(packed):
     from yolov5_sparse_plugin import recipes_io
-    from yolov5_sparse_plugin.engine.sparseml.schedule import Schedule
+    from yolov5_sparse_plugin.engine import engines
 
     original, transfer = (
-        Schedule.load(recipes_io.read(str(packed.folder / PLACE / name)), {})
+        engines.load(recipes_io.read(str(packed.folder / PLACE / name)), {})
         for name in (layout.ORIGINAL, layout.TRANSFER)
     )
     assert original.epochs == 5 and original.quantization

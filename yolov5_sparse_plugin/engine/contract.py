@@ -185,25 +185,19 @@ class Optimizer(torch.optim.Optimizer):
     schedulers and scalers, and holds nothing but the wrapped one.
 
     Attributes:
+        wrapped: upstream's optimizer.
         epoch: the recipe's clock: epochs completed, fractional.
         rates: learning rates of the groups as the last batch left them, None before the first.
         stepped, before_quantization, after_quantization: assign functions to be told that a step was taken; that a step
             is about to quantize the model, or has done so, so that parameters can be followed to their new names.
     """
 
+    wrapped: torch.optim.Optimizer
+    epoch: float
     rates: list[float] | None
     stepped: Callable[[], None]
     before_quantization: Callable[[], None]
     after_quantization: Callable[[], None]
-
-    @property
-    @abc.abstractmethod
-    def wrapped(self) -> torch.optim.Optimizer:
-        """Upstream's optimizer."""
-
-    @property
-    @abc.abstractmethod
-    def epoch(self) -> float: ...
 
     @abc.abstractmethod
     def bind(self, steps_per_epoch: int, epoch: int = 0) -> None:
