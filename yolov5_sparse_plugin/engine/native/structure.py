@@ -28,11 +28,10 @@ OURS = re.compile(
     r"^(?P<owner>.*?)\.?(?P<role>(?:input|weight|output)_quantizer|input_quantizers\.\d+)\.(?P<value>\w+)$"
 )
 ROLES = {"input": "input_quantizer", "weight": "weight_quantizer"}
-WRAPPERS = ("module", "forward_fn")
 
 
 class Grid(NamedTuple):
-    """What a quantizer rounds to: scale and zero point float32 and int32, [1] or [channels]; lowest, highest integer."""
+    """What a quantizer rounds to: scale (float32) and zero point (int32), [1] or [channels], and its integers."""
 
     scale: Tensor
     zero_point: Tensor
