@@ -5,10 +5,12 @@ The numbers are those of torch's moving-average observers and fake-quantize modu
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from yolov5_sparse_plugin.engine.native.rounding import rounded
 
 SMALLEST = torch.finfo(torch.float32).eps  # scale of a symmetric grid on which everything is zero
 SIZED = ("scale", "zero_point", "min_val", "max_val")
@@ -48,6 +50,7 @@ class FakeQuantizer(nn.Module):
         """Take from the buffers what every forward pass asks for: to ask a GPU is to wait for it."""
         self._observing, self._rounding = bool(self.observer_enabled), bool(self.fake_quant_enabled)
         self._ready = bool(torch.isfinite(self.min_val).all())
+        self._history: Any = self._beginning()
 
     def enable_observer(self, enabled: bool = True) -> None:
         self.observer_enabled.fill_(enabled)
@@ -67,19 +70,45 @@ class FakeQuantizer(nn.Module):
         """Forget the range that was observed."""
         self.min_val.fill_(torch.inf)
         self.max_val.fill_(-torch.inf)
-        self._ready = False
+        self._ready, self._history = False, self._beginning()
 
     def forward(self, values: Tensor) -> Tensor:
-        if self.training and self._observing and values.numel() and not torch.onnx.is_in_onnx_export():
+        # parameters and images outlive a pass: nothing is hung on them
+        alone = values.grad_fn is None or self.per_channel or not torch.is_grad_enabled() or torch.jit.is_tracing()
+        observing = self.training and self._observing and not torch.onnx.is_in_onnx_export()
+        done = None if alone else getattr(values, "_rounded", None)
+        if done is not None and done.serves(self, values, observing):
+            self._follow(done.by)
+            return done.result
+        before = self._history
+        if observing and values.numel():
             self.observe(values.detach())
-            self._ready = True
+            self._ready, self._history = True, object()
         if not self._rounding or not (self._ready or self._look()):
             return values
-        return self.rounded(values)
+        limits = self.quant_min, self.quant_max
+        result = rounded(values, self.scale, self.zero_point, *limits, self.per_channel)
+        if not alone:
+            values._rounded = Rounded(before, self._history, values._version, self, result)
+        return result
 
     def _look(self) -> bool:
-        self._recall()
+        self._ready = bool(torch.isfinite(self.min_val).all())
         return self._ready
+
+    def _beginning(self) -> Any:
+        """Return what quantizers have in common that have the same grid, range and limits."""
+        if self.per_channel:
+            return object()
+        state = tuple(getattr(self, name).item() for name in SIZED)
+        return (self.quant_min, self.quant_max, self.symmetric, *state)
+
+    def _follow(self, other: FakeQuantizer) -> None:
+        """Take over the state of a quantizer that had this one's, and has seen what this one is to see."""
+        if self._history is not other._history:
+            for name in SIZED:
+                getattr(self, name).copy_(getattr(other, name))
+            self._ready, self._history = True, other._history
 
     def observe(self, values: Tensor) -> None:
         """Move the range towards that of `values`, and the grid with it."""
@@ -108,16 +137,6 @@ class FakeQuantizer(nn.Module):
         reach = torch.maximum(-self.min_val, self.max_val).clamp_min(0.0)
         self.scale.copy_((reach / ((self.quant_max - self.quant_min) / 2)).clamp_min(SMALLEST))
 
-    def rounded(self, values: Tensor) -> Tensor:
-        """Round to the grid as it is stored."""
-        limits = self.quant_min, self.quant_max
-        if torch.onnx.is_in_onnx_export() and not self.per_channel:  # attributes of QuantizeLinear, DequantizeLinear
-            scale, zero_point = self.scale.item(), int(self.zero_point.item())
-            return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, *limits)
-        if self.per_channel:
-            return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero_point, 0, *limits)
-        return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero_point, *limits)
-
     def _apply(self, function: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> FakeQuantizer:
         def keep_precision(tensor: Tensor) -> Tensor:
             moved = function(tensor)
@@ -136,6 +155,34 @@ class FakeQuantizer(nn.Module):
     def extra_repr(self) -> str:
         kind = f"{'symmetric' if self.symmetric else 'asymmetric'}{', per channel' if self.per_channel else ''}"
         return f"{self.quant_min}..{self.quant_max}, {kind}"
+
+
+class Rounded(NamedTuple):
+    """What a quantizer made of a tensor; stays with the tensor, for another that is in the same state.
+
+    The two branches of a C3 block see the same values, and so do a bottleneck and its shortcut: to round them once
+    saves time, and the memory of the second copy.
+
+    Attributes:
+        before, after: the history of the quantizer before and after. version: of the tensor, which may be changed.
+    """
+
+    before: Any
+    after: Any
+    version: int
+    by: FakeQuantizer
+    result: Tensor
+
+    def serves(self, other: FakeQuantizer, values: Tensor, observing: bool) -> bool:
+        """Return whether `other` would make the same of `values`, and of itself."""
+        return (
+            other._history == self.before
+            and self.by._history is self.after
+            and observing == (self.before is not self.after)
+            and other._rounding
+            and other.averaging_constant == self.by.averaging_constant
+            and self.version == values._version
+        )
 
 
 _ones: dict[torch.device, Tensor] = {}

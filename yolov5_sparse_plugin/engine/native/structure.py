@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
-from yolov5_sparse_plugin.engine.native.layers import FROZEN
 from yolov5_sparse_plugin.errors import CheckpointError
 
 OBSERVER = "activation_post_process."
@@ -33,7 +32,7 @@ RESIDUAL = ".residual"  # the adds that engine.residual makes layers; a float mo
 
 
 class Grid(NamedTuple):
-    """What a quantizer rounds to: scale float32 and zero point int32, [1] or [channels]; lowest and highest integer."""
+    """What a quantizer rounds to: scale (float32) and zero point (int32), [1] or [channels], and its integers."""
 
     scale: Tensor
     zero_point: Tensor
@@ -100,41 +99,6 @@ def names_from_sparseml(names: Iterable[str], model: nn.Module) -> dict[str, str
     return found
 
 
-def state_to_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return a state dict of this engine's under the names that SparseML's quantized structure has.
-
-    Args:
-        model: the quantized one.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    convs = {id(norm): name for name, layer in modules.items() for norm in getattr(layer, "norms", ())}
-    found: dict[str, Tensor] = {}
-    for name, value in state.items():
-        match = OURS.match(name)
-        if match is None:
-            owner, _, leaf = name.rpartition(".")
-            found[f"{_wrapped(owner, modules, convs)}.{leaf}"] = value
-            continue
-        role, leaf, owner = match["role"], match["value"], match["owner"]
-        place = _outer(owner, modules, convs)
-        if role == "input_quantizer":
-            place += ".quant.activation_post_process"
-        elif role == "weight_quantizer":
-            place = f"{_wrapped(owner, modules, convs)}.weight_fake_quant"
-        elif role == "output_quantizer":
-            conv = convs.get(id(modules[owner]))
-            place = f"{_wrapped(conv or owner, modules, convs)}.activation_post_process"
-        else:
-            place += f".input_quant_stubs.{role.rpartition('.')[2]}.activation_post_process"
-        if leaf in ("min_val", "max_val"):
-            found[f"{place}.{OBSERVER}eps"] = torch.tensor([torch.finfo(torch.float32).eps])
-            leaf = OBSERVER + leaf
-        elif leaf.endswith("_enabled"):
-            value = value.long()
-        found[f"{place}.{leaf}"] = value
-    return found
-
-
 def _as_ours(name: str, value: Tensor) -> Tensor:
     return value.to(torch.uint8) if name.endswith("_enabled") else value
 
@@ -170,34 +134,3 @@ def _float_name(name: str, known: set[str], layers: set[str]) -> str:
     if found is None:
         raise CheckpointError(f"the checkpoint's {name} belongs to neither the model nor its quantizers")
     return found
-
-
-def _outer(name: str, modules: Mapping[str, nn.Module], convs: Mapping[int, str]) -> str:
-    """Return the name of what stands in a layer's place in SparseML's structure, the wrapper where it has one."""
-    parts = name.split(".") if name else []
-    found = ""
-    for count in range(1, len(parts) + 1):
-        if count > 1:
-            found = _inside(found, modules[".".join(parts[: count - 1])])
-        found = f"{found}.{parts[count - 1]}" if found else parts[count - 1]
-    layer = modules[name]
-    if isinstance(layer, (*FROZEN, *FROZEN.values())) and id(layer) not in convs:
-        found += ".bn"
-    return found
-
-
-def _wrapped(name: str, modules: Mapping[str, nn.Module], convs: Mapping[int, str]) -> str:
-    """Return the name of a layer itself in SparseML's structure."""
-    conv = convs.get(id(modules[name]))
-    if conv is not None:
-        place = _inside(_outer(conv, modules, convs), modules[conv])
-        return f"{place}.bn" if hasattr(modules[conv], "weight_quantizer") else f"{place}.1.bn"
-    place = _inside(_outer(name, modules, convs), modules[name])
-    only_fused = getattr(modules[name], "norms", ()) and not hasattr(modules[name], "weight_quantizer")
-    return f"{place}.0" if only_fused else place
-
-
-def _inside(place: str, layer: nn.Module) -> str:
-    if hasattr(layer, "input_quantizers"):
-        return f"{place}.forward_fn"
-    return f"{place}.module" if hasattr(layer, "input_quantizer") else place
