@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from yolov5_sparse_plugin.training.residual import make_adds_quantizable
 
 from yolov5_sparse_plugin.engine.native import schedule as native
+from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 NUMBERS = "{params: __ALL_PRUNABLE__, init_sparsity: 0.05, final_sparsity: 0.7, start_epoch: 0.4, end_epoch: 3.0"
@@ -151,7 +151,7 @@ def _sparseml() -> Any:
         try:
             return importlib.import_module("yolov5_sparse_plugin.engine.sparseml.schedule")
         except ModuleNotFoundError:
-            return importlib.import_module("yolov5_sparse_plugin.engine.sparseml")
+            return importlib.import_module("yolov5_sparse_plugin.engine.sparseml.schedule")
 
 
 def recipe_of(body: str) -> RecipeText:

@@ -10,7 +10,7 @@ import pickle
 import pytest
 import torch
 from native_runs import QUANTIZED, flat, images, loss_of, native, quantized, quantizing, same, sgd, sparseml, toy, yolo
-from yolov5_sparse_plugin.training.checkpoints import load_state
+from yolov5_sparse_plugin.engine.contract import load_strictly
 
 from yolov5_sparse_plugin.engine.native import fake_quantize, layers, structure
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
@@ -59,7 +59,7 @@ def test_a_state_of_sparsemls_gives_its_outputs_bit_for_bit(name):
     text = quantizing(name).text
     again = yolo()
     native.Schedule.of_structure(text, "a checkpoint").apply_quantization(again)
-    load_state(again, structure.state_from_sparseml(theirs.state_dict(), again))
+    load_strictly(again, structure.state_from_sparseml(theirs.state_dict(), again))
     with torch.no_grad():
         same(flat(again.eval()(images(9))), flat(theirs.eval()(images(9))))
 
