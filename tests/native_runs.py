@@ -6,10 +6,9 @@ import copy
 import functools
 import importlib
 import logging
-import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -104,6 +103,23 @@ RECIPES = {
         ]
     ),
 }
+# what a quantizer sees, step by step
+SERIES: dict[str, Callable[[int], torch.Tensor]] = {
+    "both signs": lambda step: torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(step)) * (1 + step),
+    "positive": lambda step: torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(step)) + 0.1,
+    "negative": lambda step: -torch.rand(6, 5, 3, generator=torch.Generator().manual_seed(step)) - 0.1,
+    "zero": lambda step: torch.zeros(6, 5, 3),
+    "tiny": lambda step: torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(step)) * 1e-7,
+    "pruned": lambda step: torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(3)).clamp(0).mul(step != 2),
+}
+# symmetric, per channel, lowest and highest integer
+GRIDS = [
+    (False, False, -128, 127),
+    (False, False, 0, 255),
+    (True, False, -128, 127),
+    (True, True, -128, 127),
+    (False, True, -128, 127),
+]
 STANDARD = """
 model_fuse_fn_name: no_fuse
 scheme:
@@ -152,6 +168,21 @@ def _sparseml() -> Any:
             return importlib.import_module("yolov5_sparse_plugin.engine.sparseml.schedule")
         except ModuleNotFoundError:
             return importlib.import_module("yolov5_sparse_plugin.engine.sparseml.schedule")
+
+
+def sparsemls_quantizer(symmetric: bool, per_channel: bool, low: int, high: int) -> Any:
+    """Return a quantizer of the SparseML engine's."""
+    sparseml()
+    from torch.ao.quantization import MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver
+
+    try:
+        cls = importlib.import_module("yolov5_sparse_plugin.engine.sparseml.fake_quantize").FakeQuantize
+    except ModuleNotFoundError:
+        cls = importlib.import_module("yolov5_sparse_plugin.engine.fake_quantize").FakeQuantize
+    scheme = getattr(torch, f"per_{'channel' if per_channel else 'tensor'}_{'symmetric' if symmetric else 'affine'}")
+    observer = MovingAveragePerChannelMinMaxObserver if per_channel else MovingAverageMinMaxObserver
+    more = {"ch_axis": 0} if per_channel else {}
+    return cls(observer, dtype=torch.qint8 if low < 0 else torch.quint8, qscheme=scheme, reduce_range=False, **more)
 
 
 def recipe_of(body: str) -> RecipeText:
@@ -209,9 +240,14 @@ def gradients(model: torch.nn.Module, step: int) -> list[torch.Tensor]:
     return found
 
 
-def run(engine: Any, text: RecipeText, accumulate: int = 1, steps: int = 19, per_epoch: int = 5) -> list[Any]:
-    """Train `toy` with gradients that depend on nothing, as YOLOv5 would; return what each step left behind."""
-    model = toy()
+def run(engine: Any, text: RecipeText, accumulate: int = 1, steps: int = 19, start: Any = None) -> list[Any]:
+    """Train `toy` with gradients that depend on nothing, as YOLOv5 would; return what each step left behind.
+
+    Args:
+        start: weights to start with.
+    """
+    model, per_epoch = toy(), 5
+    model.load_state_dict(start or {}, strict=False)
     optimizer = sgd(model)
     schedule = engine.Schedule.load(text)
     wrapped = schedule.wrap(optimizer, model, None)
@@ -312,9 +348,9 @@ def loss_of(outputs: Any) -> torch.Tensor:
     return sum((each - 1).square().mean() for each in flat(outputs))
 
 
-def quantized(name: str = "standard", steps: int = 2, engine: Any = native, width: float = 0.05) -> torch.nn.Module:
+def quantized(name: str = "standard", steps: int = 2, engine: Any = native, adds: bool = True) -> torch.nn.Module:
     """Return a model after some steps of quantization-aware training."""
-    model = yolo(width)
+    model = yolo(adds=adds)
     wrapped = engine.Schedule.load(quantizing(name)).wrap(sgd(model), model, None)
     wrapped.bind(4)
     for step in range(steps):
@@ -322,7 +358,3 @@ def quantized(name: str = "standard", steps: int = 2, engine: Any = native, widt
         wrapped.step()
         wrapped.zero_grad()
     return model
-
-
-if __name__ == "__main__":
-    sys.exit("helpers of the tests")

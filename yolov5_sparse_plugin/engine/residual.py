@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,15 @@ def with_module_add(bottleneck: type) -> type:
             branch = self.cv2(self.cv1(x))
             return self.residual(x, branch) if self.add else branch
 
+        def __reduce__(self) -> tuple[Any, ...]:  # a pickle names the host's class, which has a module to be found in
+            return _unpickled, (bottleneck,), vars(self)
+
     return QuantizableBottleneck
+
+
+def _unpickled(bottleneck: type[nn.Module]) -> nn.Module:
+    cls = with_module_add(bottleneck)
+    return cls.__new__(cls)
 
 
 def make_adds_quantizable(model: nn.Module) -> int:
