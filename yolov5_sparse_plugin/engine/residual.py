@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
+
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 
 class ResidualAdd(nn.Module):
@@ -19,7 +22,7 @@ class ResidualAdd(nn.Module):
 
 
 @functools.cache
-def with_module_add(bottleneck: type) -> type:
+def with_module_add(bottleneck: Any) -> type:
     """Return a subclass of a host's Bottleneck that adds through `self.residual`."""
 
     class QuantizableBottleneck(bottleneck):
@@ -38,8 +41,8 @@ def make_adds_quantizable(model: nn.Module) -> int:
     """
     names = adding_bottlenecks(model)
     for name in names:
-        module = model.get_submodule(name)
-        module.__class__ = with_module_add(type(module))
+        module: HostModel = model.get_submodule(name)
+        module.__class__ = with_module_add(module.__class__)
         module.residual = ResidualAdd()
     return len(names)
 
