@@ -13,7 +13,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "SparseML needs Python 3.9, 3.10 or 3.11, and none of python3.11, python3.10, python3.9 runs here."; \

@@ -63,7 +63,7 @@ def test_the_wheel_carries_hooks_recipes_and_the_pth(wheel):
     for size in "nsmlx":
         assert f"yolov5_sparse_plugin/legacy_files/models_v5.0/yolov5{size}.yaml" in names
     assert "yolov5_sparse_plugin/legacy_files/data/hyps/hyp.finetune.yaml" in names
-    for name in ("hooks/sparse_training.py", "recipes/pruned.yaml", "recipes/README.md", "startup.py"):
+    for name in ("hooks/sparse_training.py", "recipes/pruned.yaml", "recipes/README.md", "startup.py", "py.typed"):
         assert f"yolov5_sparse_plugin/{name}" in names
     modules = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("yolov5_sparse_plugin/**/*.py")}
     assert modules <= set(names), "a folder is missing in setup.cfg"

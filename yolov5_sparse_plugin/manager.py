@@ -139,9 +139,9 @@ def resolve(manager: pluggy.PluginManager, kind: str, address: str, options: Spa
 def entry_point_names() -> list[str]:
     from importlib.metadata import entry_points
 
-    points = entry_points()
-    group = points.select(group=hookspecs.PROJECT) if hasattr(points, "select") else points.get(hookspecs.PROJECT, [])
-    return [point.name for point in group]
+    if sys.version_info >= (3, 10):
+        return [point.name for point in entry_points(group=hookspecs.PROJECT)]
+    return [point.name for point in entry_points().get(hookspecs.PROJECT, [])]
 
 
 def name_the_hook(outcome, hook_name, hook_impls, kwargs) -> None:

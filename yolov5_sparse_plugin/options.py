@@ -271,7 +271,7 @@ def resolve(
 def disabled_hooks(environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> list[str]:
     """Return the names of blocked hooks: YOLOV5_SPARSE_DISABLE (comma separated), else the config's `disable`."""
     environ = os.environ if environ is None else environ
-    listed = environ.get(ENV_PREFIX + "DISABLE")
+    listed: Any = environ.get(ENV_PREFIX + "DISABLE")
     if listed is None:
         listed = read_config(environ, Path.cwd() if cwd is None else cwd).get("disable") or []
     return [name.strip() for name in (listed.split(",") if isinstance(listed, str) else listed) if str(name).strip()]

@@ -39,8 +39,9 @@ def parse_opt(original: Callable, command: str = "train") -> Callable:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         namespace = original.__globals__
         argparse = namespace["argparse"]
+        base: Any = argparse.ArgumentParser
 
-        class Parser(argparse.ArgumentParser):
+        class Parser(base):
             def parse_known_args(self, words=None, namespace=None):
                 options.add_to_parser(self, command)
                 result = super().parse_known_args(words, namespace)
@@ -52,9 +53,7 @@ def parse_opt(original: Callable, command: str = "train") -> Callable:
                         TYPED.setdefault(name, value)  # keywords of run() go before the words of sys.argv
                 return result
 
-        view = View(argparse)
-        view.ArgumentParser = Parser
-        namespace["argparse"] = view
+        namespace["argparse"] = View(argparse, ArgumentParser=Parser)
         try:
             parsed = original(*args, **kwargs)
             PARSED.clear()
@@ -81,13 +80,15 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
     needed = [name for name, parameter in upstream.parameters.items() if parameter.default is parameter.empty]
     # fire asks for them before it looks for --help
     theirs = [p.replace(default=None) if p.name in needed else p for p in upstream.parameters.values()]
+    signature = upstream.replace(parameters=[*theirs, *keywords, others])
+    text = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         calling = caller()
         by_fire = calling.get("__name__") == "fire.core"
         if by_fire:
             if kwargs.get("help") is True:
-                return show_help(wrapper.__sparse_signature__, wrapper.__sparse_help__, f"yolov5 {command}")
+                return show_help(signature, text, f"yolov5 {command}")
             kwargs = {spelt_out(k, [*upstream.parameters, *names]): v for k, v in kwargs.items()}
         own = {k: v for k, v in kwargs.items() if k not in upstream.parameters and v is not None}
         call = upstream.bind(*args, **{k: v for k, v in kwargs.items() if k in upstream.parameters})
@@ -108,15 +109,14 @@ def with_options(original: Callable, command: str, execute: Callable, summary: s
         result = exit_plainly(run_it)
         return None if isinstance(result, Said) else result
 
-    wrapper.__sparse_signature__ = upstream.replace(parameters=[*theirs, *keywords, others])
-    wrapper.__sparse_help__ = f"{summary}\n\nArgs:\n" + "\n".join(f"    sparse_{o.name}: {o.help}" for o in ours)
+    vars(wrapper).update(__sparse_signature__=signature, __sparse_help__=text)
     return wrapper
 
 
 def caller() -> dict[str, Any]:
     """Return the namespace that a doorway was called from."""
     frame = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").startswith("yolov5_sparse_plugin."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("yolov5_sparse_plugin."):
         frame = frame.f_back
     return frame.f_globals
 
@@ -127,9 +127,8 @@ def show_help(signature: inspect.Signature, text: str, name: str) -> None:
 
     def shown() -> None: ...
 
-    shown.__signature__ = signature.replace(
-        parameters=[p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
-    )
+    known = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+    vars(shown).update(__signature__=signature.replace(parameters=known))
     shown.__doc__ = text
     print(helptext.HelpText(shown, trace=trace.FireTrace(shown, name=name)))
 

@@ -11,7 +11,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
@@ -38,11 +38,11 @@ class Doorway:
     """
 
     name: str
-    make: Callable[[Callable], Callable]
+    make: Callable[[FunctionType], Callable]
     required: bool = True
 
 
-def wrap(host: Host, owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+def wrap(host: Host, owner: Any, name: str, make: Callable[[FunctionType], Callable]) -> None:
     """Replace `owner.name` by `make(original)`, unless it is ours already."""
     original = owner.__dict__.get(name) if isinstance(owner, type) else getattr(owner, name, None)
     if original is None or hasattr(original, MARK):
@@ -56,9 +56,8 @@ def wrap(host: Host, owner: Any, name: str, make: Callable[[Callable], Callable]
             return made(*args, **kwargs)
 
     del wrapper.__wrapped__  # python-fire reads signatures through it
-    wrapper.__signature__ = signature
+    vars(wrapper).update({"__signature__": signature, MARK: original})
     wrapper.__doc__ = getattr(made, "__sparse_help__", original.__doc__)
-    setattr(wrapper, MARK, original)
     setattr(owner, name, wrapper)
     _attached.append((owner, name, wrapper))
 
@@ -154,7 +153,7 @@ def infer(original: Callable, command: str, summary: str) -> Callable:
     return with_options(original, command, execute, summary)
 
 
-def train(original: Callable) -> Callable:
+def train(original: FunctionType) -> Callable:
     """Train sparse where something sparse was asked for, else as upstream does."""
 
     def wrapper(hyp: Any, opt: Any, device: Any, callbacks: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from types import ModuleType
 from typing import Any, Callable
@@ -14,7 +15,9 @@ from yolov5_sparse_plugin.hosts import pip_package
 def attach_module(module: ModuleType) -> None:
     """Wrap the doorways that `module` holds. Twice is a no-op."""
     tail = module.__name__[len(pip_package.PREFIX) :]
-    doorways.attach(pip_package.installed(), module, tail)
+    host = pip_package.installed()
+    assert host is not None, "one of its modules has just been imported"
+    doorways.attach(host, module, tail)
     if tail == "export":
         provide(module, "export_run", export_run)
     elif tail == "val":
@@ -36,7 +39,7 @@ def export_run(run: Callable) -> Callable:
         files = []
         for file in weights if isinstance(weights, (list, tuple)) else [weights]:
             given = {name: value for name, value in kwargs.items() if name in typed}
-            files += exit_plainly(lambda given=given, file=file: run(**{"include": ["onnx"], **given, "weights": file}))
+            files += exit_plainly(functools.partial(run, **{"include": ["onnx"], **given, "weights": file}))
         return files
 
     return each

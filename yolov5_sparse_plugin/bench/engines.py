@@ -67,7 +67,8 @@ class Engine:
         telemetry.switch_off()
         os.environ["CI"] = "true"
         for name in self.unneeded:
-            sys.modules.setdefault(name, None)  # importing it fails, as if it were not installed
+            # importing it fails, as if it were not installed
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # typeshed knows no None there, Python does
         importlib.import_module(self.module)
 
     def load(self, path: Path, batch: int, img: int | Sequence[int] | None, threads: int) -> Inference:

@@ -79,6 +79,8 @@ class Child:
             text=True,
             bufsize=1,
         )
+        assert self.process.stdin is not None and self.process.stdout is not None, "both are pipes"
+        self._input, self._output = self.process.stdin, self.process.stdout
 
     def load(self, model: Path, batch: int, img: int | Sequence[int] | None, threads: int) -> None:
         """Let it load a model, and don't wait for that."""
@@ -96,20 +98,20 @@ class Child:
     def close(self) -> None:
         self.process.kill()
         with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
+            self._input.close()
+        self._output.close()
         self.process.wait()
         self.log.close()
         self.folder.cleanup()
 
     def _say(self, line: str) -> None:
         try:
-            self.process.stdin.write(line + "\n")
+            self._input.write(line + "\n")
         except BrokenPipeError:
             self.failed = self._last_words()
 
     def _answer(self) -> dict[str, Any]:
-        line = self.process.stdout.readline()
+        line = self._output.readline()
         answer = json.loads(line) if line else {"error": self._last_words()}
         self.failed = answer.get("error")
         return answer

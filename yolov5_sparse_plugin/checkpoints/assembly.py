@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from yolov5_sparse_plugin.checkpoints.inert import Array, Leftover, Method, Name, Ordered, Part, Refusal
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device, torch.layout)
 TENSORS = (torch.Tensor, nn.Parameter)
@@ -109,7 +110,7 @@ class Assembly:
                 raise Refusal(f"puts something in the place of {cls.__name__}.{key}")
             else:
                 own[key] = self.data(value)
-        module = cls.__new__(cls)
+        module: HostModel = cls.__new__(cls)
         nn.Module.__init__(module)  # what older and newer torch keep in one, where the state lacks it
         module.__setstate__(own)
         if fused:  # its batch norm is part of its convolution

@@ -37,7 +37,8 @@ def check_parts(ckpt: dict[str, Any], file: Any) -> None:
         CheckpointError: naming the first.
     """
     part = ckpt["sparse"]
-    kinds = {"recipe": str, "phase": str, "epoch": (int, float), "sparsity": (int, float), "layers": dict}
+    number = (int, float)
+    kinds: dict[str, Any] = {"recipe": str, "phase": str, "epoch": number, "sparsity": number, "layers": dict}
     if is_quantized({"phase": "", **part}):
         kinds["state"] = dict
     wrong = [name for name, kind in kinds.items() if not isinstance(part.get(name), kind)]

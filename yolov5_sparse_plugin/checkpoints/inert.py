@@ -28,7 +28,7 @@ class Name:
 
     __slots__ = ("module", "name", "cls")
 
-    def __init__(self, module: str, name: str, cls: type | None = None):
+    def __init__(self, module: str, name: str, cls: type[nn.Module] | None = None):
         self.module, self.name, self.cls = module, name, cls
 
     @property
@@ -41,8 +41,9 @@ class Part:
 
     __slots__ = ("cls", "state")
 
-    def __init__(self, cls: type):
-        self.cls, self.state = cls, None
+    def __init__(self, cls: type[nn.Module]):
+        self.cls = cls
+        self.state: dict[Any, Any] | None = None
 
 
 class Leftover:
@@ -250,16 +251,30 @@ def machine(find: Callable[[str, str], Any], stored: Callable[[str], int | None]
             return stored(key) if stored else None
 
     shim = types.ModuleType("inert_pickle")
-    shim.Unpickler = Unpickler
-    shim.load = lambda stream, **kwargs: Unpickler(stream, **kwargs).load()
-    shim.UnpicklingError = pickle.UnpicklingError
+    vars(shim).update(
+        Unpickler=Unpickler,
+        load=lambda stream, **kwargs: Unpickler(stream, **kwargs).load(),
+        UnpicklingError=pickle.UnpicklingError,
+    )
     return shim
 
 
 class Interpreter(pickle._Unpickler):
-    """Python's own unpickler, whose operations know inert objects only."""
+    """Python's own unpickler, whose operations know inert objects only.
+
+    Attributes:
+        stack: what the pickle has made and not used yet. append: puts something onto it.
+        pop_mark: takes off it what came since the last mark, and returns that.
+    """
 
     dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def stored(self, key: str) -> int | None:
+        """Return how many bytes there are of a storage, None where that is not known."""
+        return None
 
     def call(self, function: Any, arguments: Any) -> Any:
         if type(function) is Leftover:
@@ -359,7 +374,7 @@ UNKNOWN = (
     *(pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.PERSID),
     *(pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
 )
-Interpreter.dispatch |= {
+OPERATIONS: dict[int, Callable[[Any], None]] = {
     pickle.REDUCE[0]: Interpreter.load_reduce,
     pickle.NEWOBJ[0]: Interpreter.load_newobj,
     pickle.NEWOBJ_EX[0]: Interpreter.load_newobj_ex,
@@ -372,3 +387,4 @@ Interpreter.dispatch |= {
     pickle.ADDITEMS[0]: Interpreter.load_additems,
     **{code[0]: Interpreter.load_unknown for code in UNKNOWN},
 }
+Interpreter.dispatch |= OPERATIONS

@@ -41,8 +41,9 @@ def print_table(weights: Path, title: str) -> None:
     from rich.text import Text
 
     table = Table(title=Text(f"{title}, in {weights}:"), box=box.SIMPLE_HEAD, title_justify="left")
-    for name, side in (("phase", "left"), ("sparsity", "right"), ("mAP50", "right"), ("MB", "right")):
-        table.add_column(name, justify=side, no_wrap=True)
+    table.add_column("phase", no_wrap=True)
+    for name in ("sparsity", "mAP50", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("checkpoint", no_wrap=True)
     for row in checkpoint_rows(weights):
         table.add_row(

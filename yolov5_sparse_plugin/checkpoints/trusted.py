@@ -40,9 +40,11 @@ def machine(own: Callable[[str, str], type | None], absent: Callable[[str, str],
             return own(module, name) or super().find_class(module, name)
 
     shim = types.ModuleType("trusting_pickle")
-    shim.Unpickler = Unpickler
-    shim.load = lambda stream, **kwargs: Unpickler(stream, **kwargs).load()
-    shim.UnpicklingError = pickle.UnpicklingError
+    vars(shim).update(
+        Unpickler=Unpickler,
+        load=lambda stream, **kwargs: Unpickler(stream, **kwargs).load(),
+        UnpicklingError=pickle.UnpicklingError,
+    )
     return shim
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from yolov5_sparse_plugin.engine import schema
-from yolov5_sparse_plugin.engine.recipe import Entry, Recipe, matches
+from yolov5_sparse_plugin.engine.recipe import AnyEntry, Recipe, matches
 from yolov5_sparse_plugin.engine.schema.values import ALL, ALL_PRUNABLE, nm_sparsity
 from yolov5_sparse_plugin.errors import RecipeError
 from yolov5_sparse_plugin.hosts.class_tree import layer_class
@@ -35,7 +35,7 @@ class Fit:
         remarks: what a user should know of it, as sentences.
     """
 
-    entry: Entry
+    entry: AnyEntry
     parameters: list[str] = field(default_factory=list)
     ignore: list[str] = field(default_factory=list)
     submodules: list[str] | None = None
@@ -56,18 +56,18 @@ def fit(recipe: Recipe, model: nn.Module) -> list[Fit]:
     return fits
 
 
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module) -> dict[str, Tensor]:
     """Return the weights that `__ALL_PRUNABLE__` means: those of every convolution and linear layer."""
     kinds = (nn.Linear, nn.Embedding, _ConvNd)
     return {f"{name}.weight": layer.weight for name, layer in model.named_modules() if isinstance(layer, kinds)}
 
 
-def _fit(entry: Entry, model: nn.Module, source: str) -> Fit:
+def _fit(entry: AnyEntry, model: nn.Module, source: str) -> Fit:
     found = Fit(entry)
     if isinstance(entry.spec, schema.Quantization):
         _fit_modules(found, model, source)
-    elif hasattr(entry.spec, "params"):
-        found.parameters = parameters_of(entry, model, source)
+    elif entry.spec is not None and hasattr(entry.spec, "params"):
+        found.parameters = parameters_of(entry, entry.spec.params, model, source)
     if isinstance(entry.spec, schema.PRUNING):
         weights = prunable(model)
         besides = [name for name in found.parameters if name not in weights]
@@ -95,12 +95,12 @@ def check_groups(recipe: Recipe, count: int) -> None:
 # ----------------------------------------------------------------------------------------------------------- parameters
 
 
-def parameters_of(entry: Entry, model: nn.Module, source: str) -> list[str]:
-    """Return the names of the parameters that an entry is about."""
+def parameters_of(entry: AnyEntry, listed: Any, model: nn.Module, source: str) -> list[str]:
+    """Return the names of the parameters that an entry is about, `listed` as its `params`."""
     names = [name for name, _ in model.named_parameters()]
-    listed = entry.spec.params
-    if isinstance(getattr(entry.spec, "final_sparsity", None), dict):
-        listed = [pattern for patterns in entry.spec.final_sparsity.values() for pattern in patterns]
+    by_sparsity = getattr(entry.spec, "final_sparsity", None)
+    if isinstance(by_sparsity, dict):
+        listed = [pattern for patterns in by_sparsity.values() for pattern in patterns]
     if listed == ALL_PRUNABLE or ALL_PRUNABLE in listed:
         return list(prunable(model))
     if listed == ALL or ALL in listed:
@@ -114,7 +114,7 @@ def parameters_of(entry: Entry, model: nn.Module, source: str) -> list[str]:
     return [name for name in names if name in found]
 
 
-def nothing_matches(entry: Entry, key: str, pattern: str, names: Iterable[str], source: str) -> RecipeError:
+def nothing_matches(entry: AnyEntry, key: str, pattern: str, names: Iterable[str], source: str) -> RecipeError:
     meant = " (a pattern begins with re:)" if re.search(r"[*\\\[|+$^]", pattern) and pattern[:3] != "re:" else ""
     return RecipeError(
         f"{entry.where(source, key)} names {key} {pattern!r}, which matches nothing in this model{meant}. "
@@ -134,7 +134,9 @@ def check_mask(found: Fit, model: nn.Module, source: str) -> None:
     SparseML lays a block [rows, columns] over output and input channels, and takes N:M groups of a weight's elements.
     """
     mask_type, weights = getattr(found.entry.spec, "mask_type", None), dict(model.named_parameters())
-    for name in found.parameters if mask_type is not None else ():
+    if mask_type is None:
+        return
+    for name in found.parameters:
         shape = list(weights[name].shape)
         ratio = nm_sparsity(mask_type)
         size = int(mask_type.split(":")[1]) if ratio is not None else 1
@@ -166,20 +168,21 @@ def shape_of(values: Any) -> list[int] | None:
     """Return the shape of numbers in nested lists, None where the lists differ in length."""
     if not isinstance(values, list):
         return []
-    inner = {tuple(shape) if shape is not None else None for shape in map(shape_of, values)}
-    return None if len(inner) != 1 or None in inner else [len(values), *inner.pop()]
+    inner = [shape_of(value) for value in values]
+    first = inner[0] if inner else None
+    return None if first is None or any(shape != first for shape in inner) else [len(values), *first]
 
 
 def check_frozen(fits: list[Fit], source: str) -> None:
     """Refuse to prune what TrainableParamsModifier freezes when the pruning starts: masks hang on gradients."""
-    frozen = [each for each in fits if isinstance(each.entry.spec, schema.TrainableParamsModifier)]
-    pruning = [each for each in fits if isinstance(each.entry.spec, schema.PRUNING)]
-    for ice in (each for each in frozen if not each.entry.spec.trainable):
-        end = ice.entry.spec.end_epoch
-        for each in pruning:
-            start = each.entry.spec.start
+    specs = [(each, each.entry.spec) for each in fits]
+    trained = [(each, spec) for each, spec in specs if isinstance(spec, schema.TrainableParamsModifier)]
+    pruning = [(each, spec.start) for each, spec in specs if isinstance(spec, schema.PRUNING)]
+    for ice, spec in ((each, spec) for each, spec in trained if not spec.trainable):
+        end = spec.end_epoch
+        for each, start in pruning:
             both = [name for name in each.parameters if name in set(ice.parameters)]
-            if both and ice.entry.spec.start <= start and (end < 0 or start < end):
+            if both and spec.start <= start and (end < 0 or start < end):
                 raise RecipeError(
                     f"{each.entry.where(source)} starts at epoch {start:g}, when {ice.entry.tag} of line "
                     f"{ice.entry.line} keeps {both[0]}{f' and {len(both) - 1} more' * (len(both) > 1)} from learning. "
@@ -218,7 +221,7 @@ def _fit_modules(found: Fit, model: nn.Module, source: str) -> None:
         )
 
 
-def check_shared(entry: Entry, key: str, name: str, model: nn.Module, source: str) -> None:
+def check_shared(entry: AnyEntry, key: str, name: str, model: nn.Module, source: str) -> None:
     """Refuse, with the reason, the second name of a module: since 7.0, one activation serves all convolutions."""
     every = dict(model.named_modules(remove_duplicate=False))
     if name in every:

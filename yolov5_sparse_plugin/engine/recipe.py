@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, Optional, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -33,10 +33,11 @@ from yolov5_sparse_plugin.errors import RecipeError, nearest
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 IGNORED = ("log_types",)  # recipes of 2021 have it; SparseML has long dropped it
+Spec = TypeVar("Spec", bound=Optional[schema.Modifier], covariant=True)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(Generic[Spec]):
     """One modifier, as a recipe writes it.
 
     Attributes:
@@ -51,11 +52,14 @@ class Entry:
     line: int
     lines: dict[str, int]
     stage: str | None
-    spec: schema.Modifier | None = None
+    spec: Spec
 
     def where(self, source: str, name: str = "") -> str:
         """Return, for a message, the place of the modifier or of one of its fields."""
         return f"{source}, line {self.lines.get(name, self.line)}: {self.tag}"
+
+
+AnyEntry = Entry[Optional[schema.Modifier]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Recipe:
 
     text: str
     source: str
-    entries: tuple[Entry, ...]
+    entries: tuple[AnyEntry, ...]
     variables: dict[str, Any]
 
     @property
@@ -108,11 +112,12 @@ def parse(
     for stage in stages.values():
         fill_in(stage, compute_variables(stage, above, source), source)
     fill_in(root, above, source, besides=stages)
+    places: list[tuple[str | None, yaml.MappingNode]] = [*stages.items()] or [(None, root)]
     entries = [
-        read(node, stage, source)
-        for stage, container in (stages or {None: root}).items()
-        for node in modifiers_in(container, source)
-        if only is None or tag_of(node) in only
+        read(tag, node, stage, source)
+        for stage, container in places
+        for tag, node in modifiers_in(container, source)
+        if only is None or tag in only
     ]
     if not entries and only is None:
         raise RecipeError(f"{source}: no modifier found. Modifiers stand in lists whose name ends in 'modifiers'.")
@@ -135,38 +140,40 @@ def find_stages(root: yaml.MappingNode, source: str) -> dict[str, yaml.MappingNo
     return stages
 
 
-def modifiers_in(container: yaml.MappingNode, source: str) -> Iterator[yaml.Node]:
-    """Yield the modifiers of a recipe without stages, or of a stage."""
+def modifiers_in(container: yaml.MappingNode, source: str) -> Iterator[tuple[str, yaml.Node]]:
+    """Yield the modifiers of a recipe without stages, or of a stage, by their names."""
     for key, value in container.value:
-        if tag_of(value) is not None:
-            yield value
+        single = tag_of(value)
+        if single is not None:
+            yield single, value
             continue
-        for item in value.value if isinstance(value, yaml.SequenceNode) else ():
-            if is_group(key, value) and tag_of(item) is None:
+        for item in value.value if is_group(key, value) else ():
+            tag = tag_of(item)
+            if tag is None:
                 raise RecipeError(
                     f"{source}, line {line_of(item)}: no modifier: its name, '!QuantizationModifier' for example, is "
                     "missing."
                 )
-            if is_group(key, value):
-                yield item
+            yield tag, item
 
 
-def read(node: yaml.Node, stage: str | None, source: str) -> Entry:
+def read(tag: str, node: yaml.Node, stage: str | None, source: str) -> Entry[None]:
     """Return the modifier that a node is."""
-    tag, line = tag_of(node), line_of(node)
+    line = line_of(node)
     if isinstance(node, yaml.ScalarNode) and not node.value:
-        return Entry(tag, {}, line, {}, stage)
+        return Entry(tag, {}, line, {}, stage, None)
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f"{source}, line {line}: {tag} needs 'key: value' lines.")
     lines = {key.value: line_of(key) for key, _ in node.value}
     fields = plain(yaml.MappingNode("tag:yaml.org,2002:map", node.value, node.start_mark), source)
-    return Entry(tag, {name: value for name, value in fields.items() if name not in IGNORED}, line, lines, stage)
+    fields = {name: value for name, value in fields.items() if name not in IGNORED}
+    return Entry(tag, fields, line, lines, stage, None)
 
 
 # ----------------------------------------------------------------------------------------------------- what it may say
 
 
-def check(entry: Entry, others: Mapping[str, Collection[str]], source: str) -> Entry:
+def check(entry: Entry[None], others: Mapping[str, Collection[str]], source: str) -> AnyEntry:
     """Return an entry with the values that the schema makes of its fields.
 
     Raises:
@@ -192,7 +199,7 @@ def check(entry: Entry, others: Mapping[str, Collection[str]], source: str) -> E
         name, words = faults(model, error)[0]
         between = " " if words.startswith(("has no key", "needs ")) else ": "
         raise RecipeError(f"{entry.where(source, name)}{between}{words}") from error
-    return replace(entry, spec=spec, fields=spec.model_dump(exclude_unset=True))
+    return Entry(entry.tag, spec.model_dump(exclude_unset=True), entry.line, entry.lines, entry.stage, spec)
 
 
 def matches(pattern: str, name: str) -> bool:

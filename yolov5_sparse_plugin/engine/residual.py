@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from yolov5_sparse_plugin.hosts.host import HostModel
+
 
 class ResidualAdd(nn.Module):
     """Add two float tensors of one shape. SparseML puts a quantizer before each of the two when it quantizes."""
@@ -20,7 +22,7 @@ class ResidualAdd(nn.Module):
 
 
 @functools.cache
-def with_module_add(bottleneck: type) -> type:
+def with_module_add(bottleneck: Any) -> type:
     """Return a subclass of a host's Bottleneck that adds through `self.residual`."""
 
     class QuantizableBottleneck(bottleneck):
@@ -47,8 +49,8 @@ def make_adds_quantizable(model: nn.Module) -> int:
     """
     names = adding_bottlenecks(model)
     for name in names:
-        module = model.get_submodule(name)
-        module.__class__ = with_module_add(type(module))
+        module: HostModel = model.get_submodule(name)
+        module.__class__ = with_module_add(module.__class__)
         module.residual = ResidualAdd()
     return len(names)
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from yolov5_sparse_plugin.engine import schema
 from yolov5_sparse_plugin.engine.fitting import Fit
-from yolov5_sparse_plugin.engine.recipe import Entry, Recipe, matches
+from yolov5_sparse_plugin.engine.recipe import AnyEntry, Entry, Recipe, matches
+from yolov5_sparse_plugin.engine.schema.rates import CosineAnnealingWarmRestarts, MultiStepLR, StepLR
 from yolov5_sparse_plugin.engine.schema.values import FROM_PARAM
 from yolov5_sparse_plugin.errors import RecipeError
 
 RATES = (schema.SetLearningRateModifier, schema.LearningRateFunctionModifier, schema.LearningRateModifier)
 
+Kind = TypeVar("Kind", bound=schema.Modifier)
 
-def of_kind(recipe: Recipe, *kinds: type) -> list[Entry]:
-    return [entry for entry in recipe.entries if isinstance(entry.spec, kinds)]
+
+def of_kind(recipe: Recipe, *kinds: type[Kind]) -> list[Entry[Kind]]:
+    return [cast("Entry[Kind]", entry) for entry in recipe.entries if isinstance(entry.spec, kinds)]
 
 
 # --------------------------------------------------------------------------------------------------------------- length
@@ -31,7 +34,7 @@ def length(recipe: Recipe) -> int:
     return max([0, *(math.ceil(end_of(entry)) for entry in recipe.entries)])
 
 
-def end_of(entry: Entry) -> float:
+def end_of(entry: AnyEntry) -> float:
     """Return when a modifier ends, -1 where it does not, or does not say so in a number (it may be of a hook file)."""
     end = entry.fields.get("end_epoch", -1)
     return end if isinstance(end, (int, float)) else -1
@@ -62,9 +65,9 @@ def check_length(recipe: Recipe, epochs: int, origin: str) -> None:
             elif length(recipe) > start:
                 fix += f", or drop it to take {length(recipe)} from the recipe" + follow(recipe, epochs)
             raise RecipeError(f"{recipe.source}: {what} starts at epoch {start:g} but {origin} is {epochs}. {fix}.")
-        if what == "pruning" and entry.spec.end_epoch > epochs:
+        if what == "pruning" and end_of(entry) > epochs:
             raise RecipeError(
-                f"{recipe.source}: pruning ends at epoch {entry.spec.end_epoch:g} but {origin} is {epochs}: the final "
+                f"{recipe.source}: pruning ends at epoch {end_of(entry):g} but {origin} is {epochs}: the final "
                 f"sparsity would not be reached. Raise --epochs to at least {least}"
                 f"{follow(recipe, epochs)}."
             )
@@ -110,13 +113,13 @@ def rate_at(recipe: Recipe, group: int, epoch: float) -> float | None:
 
     Of several modifiers the one that wrote last counts; of those that write together, the one that ends last.
     """
-    found: tuple[tuple[float, bool, float, float], float] | None = None
+    found: tuple[tuple[float, bool, float, float], float | None] | None = None
     for entry in of_kind(recipe, *RATES):
         spec, start = entry.spec, entry.spec.start
         groups = getattr(spec, "param_groups", None)
         if epoch < start or (groups and group not in groups):
             continue
-        end = spec.end_epoch if spec.end_epoch >= 0 else math.inf
+        end = end_of(entry) if end_of(entry) >= 0 else math.inf
         written = start if isinstance(spec, schema.SetLearningRateModifier) else min(epoch, end)
         key = (written, end == math.inf, end, start)
         if found is None or key >= found[0]:
@@ -124,8 +127,8 @@ def rate_at(recipe: Recipe, group: int, epoch: float) -> float | None:
     return found[1] if found else None
 
 
-def rate_of(spec: Any, epoch: float) -> float:
-    """Return the learning rate that a modifier sets at `epoch`, at which it is at work."""
+def rate_of(spec: Any, epoch: float) -> float | None:
+    """Return the learning rate that a modifier sets at `epoch`, at which it is at work; None: it leaves it alone."""
     if isinstance(spec, schema.SetLearningRateModifier):
         return spec.learning_rate
     if isinstance(spec, schema.LearningRateModifier):
@@ -142,12 +145,12 @@ def rate_of(spec: Any, epoch: float) -> float:
 def scheduled(spec: schema.LearningRateModifier, time: float) -> float:
     """Return what torch's scheduler of the modifier makes of its first rate, `time` epochs after its start."""
     given = spec.CLASSES[spec.lr_class](**spec.lr_kwargs)
-    if spec.lr_class == "MultiStepLR":
+    if isinstance(given, MultiStepLR):
         return spec.init_lr * given.gamma ** sum(time >= milestone - spec.start for milestone in given.milestones)
-    if spec.lr_class == "CosineAnnealingWarmRestarts":
+    if isinstance(given, CosineAnnealingWarmRestarts):
         share = (1 + math.cos(math.pi * (time % given.cycle_epochs) / given.cycle_epochs)) / 2
         return given.lr_min + (spec.init_lr - given.lr_min) * share
-    return spec.init_lr * given.gamma ** math.floor(time / getattr(given, "step_size", 1.0))
+    return spec.init_lr * given.gamma ** math.floor(time / (given.step_size if isinstance(given, StepLR) else 1.0))
 
 
 # ------------------------------------------------------------------------------------------------- sparsity and phases
@@ -223,7 +226,7 @@ def only_holds(recipe: Recipe) -> bool:
     return bool(pruning) and all(isinstance(entry.spec, schema.ConstantPruningModifier) for entry in pruning)
 
 
-def growing_back(recipe: Recipe) -> list[Entry]:
+def growing_back(recipe: Recipe) -> list[Entry[schema.Modifier]]:
     """Return the modifiers that prune, and let the weights grow back in the end."""
     return [entry for entry in of_kind(recipe, *schema.PRUNING) if getattr(entry.spec, "leave_enabled", True) is False]
 
@@ -231,17 +234,17 @@ def growing_back(recipe: Recipe) -> list[Entry]:
 # ---------------------------------------------------------------------------------------------------- what it is about
 
 
-def pruning(recipe: Recipe) -> list[Entry]:
+def pruning(recipe: Recipe) -> list[AnyEntry]:
     """Return the modifiers that prune, those of hook files included, which are told by their names."""
     return [e for e in recipe.entries if isinstance(e.spec, schema.PRUNING) or (e.spec is None and "Pruning" in e.tag)]
 
 
-def distillation(recipe: Recipe) -> list[Entry]:
+def distillation(recipe: Recipe) -> list[AnyEntry]:
     """Return the modifiers that learn from a teacher, those of hook files included."""
     return [entry for entry in recipe.entries if "Distillation" in entry.tag]
 
 
-def start_of(entry: Entry) -> float:
+def start_of(entry: AnyEntry) -> float:
     """Return when a modifier starts, 0 where it does not say so in a number."""
     start = entry.fields.get("start_epoch", 0.0)
     return max(start, 0.0) if isinstance(start, (int, float)) else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from yaml.representer import SafeRepresenter
@@ -14,8 +14,11 @@ from yolov5_sparse_plugin.engine.expressions import UnknownVariable, evaluate
 from yolov5_sparse_plugin.engine.yaml_nodes import is_group, is_stage, line_of, nodes_of, plain
 from yolov5_sparse_plugin.errors import RecipeError, nearest
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard
 
-def is_expression(node: yaml.Node) -> bool:
+
+def is_expression(node: yaml.Node) -> TypeGuard[yaml.ScalarNode]:
     return isinstance(node, yaml.ScalarNode) and node.value.startswith("eval(") and node.value.endswith(")")
 
 

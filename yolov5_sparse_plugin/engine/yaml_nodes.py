@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from yaml.constructor import SafeConstructor
@@ -14,6 +14,7 @@ from yolov5_sparse_plugin.recipes_io import RecipeText
 
 GROUP = "modifiers"  # what the name of a list of modifiers contains
 FRAMEWORK = "pytorch."  # recipes may write `!pytorch.QuantizationModifier`
+AnyNode = TypeVar("AnyNode", bound=yaml.Node)
 
 
 class Loader(yaml.SafeLoader):
@@ -75,7 +76,7 @@ def line_of(node: yaml.Node) -> int:
     return node.start_mark.line + 1 if node.start_mark else 0
 
 
-def written_out(node: yaml.Node) -> yaml.Node:
+def written_out(node: AnyNode) -> AnyNode:
     """Return a copy in which nothing stands in two places: a modifier with an alias may be in two stages, and is two.
 
     Args:

@@ -164,7 +164,7 @@ def labelled(boxes: dict[Path, np.ndarray | None], size: tuple[int, int], left_o
     """Yield the images with their objects; those that YOLOv5 leaves out go to `left_out`."""
     for path, rows in boxes.items():
         image = None if rows is None else images.read(path)
-        if image is None:
+        if rows is None or image is None:
             left_out.append(path)
             continue
         placed = images.place(image, size)

@@ -97,7 +97,7 @@ def choose(export: Export) -> Choice | None:
         except (OptionError, CheckpointError) as error:
             own.remarks.append(f"{error} It is not what this export is compared with.")
         else:
-            if None in (own.map50, dense.map50) or dense.map50 > own.map50 - BEHIND:
+            if own.map50 is None or dense.map50 is None or dense.map50 > own.map50 - BEHIND:
                 return dense
             own.remarks.append(
                 f"{DENSE} is of epoch {dense.epoch:.0f}, too early to be compared with: its run measured an mAP50 of "
@@ -223,6 +223,7 @@ def made(choice: Choice, export: Export, folder: Path) -> Baseline:
     try:
         if choice.model is None:
             choice = opened(choice.file, str(choice.file), export, itself=True)
+        assert choice.model is not None, "`opened` gives it one"
         file = export.export_as_upstream(choice.model, folder / "baseline.pt")
         timed = refilled(file) if choice.refill else file
     except Exception as error:  # whatever torch and YOLOv5 raise; the export is in place already

@@ -114,7 +114,7 @@ def grid_constants(grid: Grid, name: str) -> list[gs.Constant]:
     return [constant(f"{name}_s", grid.scale), constant(f"{name}_z", grid.zero_point)]
 
 
-def constant(name: str, values: np.ndarray) -> gs.Constant:
+def constant(name: str, values: np.ndarray | np.generic) -> gs.Constant:
     return gs.Constant(name, np.array(values, order="C"))
 
 
@@ -151,6 +151,18 @@ def bypass(node: gs.Node, by: gs.Tensor) -> None:
 def values(tensor: gs.Tensor | None) -> np.ndarray | None:
     """Return the values of a constant, None for anything else."""
     return tensor.values if isinstance(tensor, gs.Constant) else None
+
+
+def numbers(tensor: gs.Constant) -> np.ndarray:
+    """Return the values of what is known to be a constant.
+
+    Raises:
+        TypeError: it is none.
+    """
+    found = values(tensor)
+    if found is None:
+        raise TypeError(f"{tensor.name} is computed, not a constant")
+    return found
 
 
 def shape_of(reshape: gs.Node) -> list[int | None]:

@@ -180,12 +180,12 @@ def place(image: np.ndarray, size: tuple[int, int]) -> Placed:
         image: uint8 [H, W, 3].
         size: height and width; YOLOv5's own loader knows squares only.
     """
-    shape = image.shape[:2]
+    shape = image.shape[0], image.shape[1]
     ratio = min(size[0] / shape[0], size[1] / shape[1])
     if ratio != 1:
         width, height = math.ceil(shape[1] * ratio), math.ceil(shape[0] * ratio)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR if ratio > 1 else cv2.INTER_AREA)
-    scaled = image.shape[:2]
+    scaled = image.shape[0], image.shape[1]
     fitting = min(1.0, size[0] / scaled[0], size[1] / scaled[1])  # what was rounded up may be a pixel too large
     h, w = round(scaled[0] * fitting), round(scaled[1] * fitting)
     return Placed(letterbox(image, size), shape, scaled, ((size[1] - w) / 2, (size[0] - h) / 2))

@@ -84,7 +84,7 @@ def measured(export: Export, prepared: Prepared, file: Path, folder: Path) -> Me
     found.rows = prepared.engines.time(ROUNDS, WARMUP, seconds=SECONDS)
     for row in found.rows:
         figures = found.ours if row.model == file else found.theirs
-        if row.milliseconds:
+        if figures is not None and row.milliseconds:
             figures.milliseconds[row.engine] = row.milliseconds
     if export.options.report == "full":
         try:
@@ -118,13 +118,15 @@ def _look(export: Export, file: Path, other: baseline.Baseline | None, found: Me
         return
     data, names = Path(str(export.arguments["data"])), baseline.classes_of(export.model)
     paths = images.files(data, "val")
+    compared = [(found.ours, file)]
+    if found.theirs is not None and other is not None:
+        compared.insert(0, (found.theirs, other.file))
     evaluations: list[tuple[Figures, Evaluation]] = []
-    for figures, path in ((found.theirs, other.file if other else None), (found.ours, file)):
-        if figures is not None:
-            try:
-                evaluations.append((figures, Evaluation(path, export.size, len(names))))
-            except Unmeasured as error:
-                found.notes.append(f"The mAP of {figures.name} was not measured: {error}.")
+    for figures, path in compared:
+        try:
+            evaluations.append((figures, Evaluation(path, export.size, len(names))))
+        except Unmeasured as error:
+            found.notes.append(f"The mAP of {figures.name} was not measured: {error}.")
     if not evaluations:
         return
     try:

@@ -107,6 +107,7 @@ def summary(export: Export, found: Measured) -> str:
     shared = set(found.ours.milliseconds) & set((found.theirs or found.ours).milliseconds)
     engine = engine if engine in shared else "onnxruntime"
     if found.theirs is None:
+        assert found.missing is not None, "why there is no baseline is known then"
         return comparison.alone(found.ours, engine, found.missing)
     return comparison.sentence(found.ours, found.theirs, engine)
 

@@ -57,17 +57,20 @@ def own_class(module: str, name: str) -> type[nn.Module] | None:
     if tail not in MODULES or not name.isidentifier() or name in NOT_LAYERS:
         return None
     owner = host().module(tail)
-    found = getattr(owner, name, None)
-    is_own = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == owner.__name__
-    return found if is_own and not is_program(found) else None
+    return layer_of(owner.__name__, getattr(owner, name, None))
 
 
 def library_class(module: str, name: str) -> type[nn.Module] | None:
     """Return the layer of torch or torchvision that `module.name` is, None where it is none of those listed."""
     listed = f"{module}.{name}" in CLASSIFIERS or (module.startswith("torch.nn.modules.") and name in LAYERS)
-    found = getattr(importlib.import_module(module), name, None) if listed else None
-    is_layer = isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == module
-    return found if is_layer and not is_program(found) else None
+    return layer_of(module, getattr(importlib.import_module(module), name, None)) if listed else None
+
+
+def layer_of(module: str, found: Any) -> type[nn.Module] | None:
+    """Return `found` where it is a class of layers that `module` itself defines, and no program; else None."""
+    if not isinstance(found, type) or not issubclass(found, nn.Module) or found.__module__ != module:
+        return None
+    return None if is_program(found) else found
 
 
 def is_program(cls: type) -> bool:
@@ -77,7 +80,7 @@ def is_program(cls: type) -> bool:
 
 def is_whole(cls: type) -> bool:
     """Return whether a class is of whole models: those are built from a YAML of their own, or load files."""
-    return "cfg" in inspect.signature(cls.__init__).parameters or cls.__name__ == "Ensemble"
+    return "cfg" in inspect.signature(cls).parameters or cls.__name__ == "Ensemble"
 
 
 def layer_class(name: Any) -> type[nn.Module] | None:

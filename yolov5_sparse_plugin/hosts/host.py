@@ -6,6 +6,9 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+HostModel = Any  # a model of the host's classes: of a module's attributes torch says no more than Tensor | Module
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import nn
 from yolov5_sparse_plugin.errors import CheckpointError
 from yolov5_sparse_plugin.hosts.class_tree import HOW, layer_class
 from yolov5_sparse_plugin.hosts.current import host
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 CLASSES = (1, 100_000)  # how many a model may know
 LAYERS = 32  # of detections, and anchors in one
@@ -150,7 +151,7 @@ def is_literal(text: str) -> bool:
     return not isinstance(value, str) and is_argument(value)
 
 
-def build(description: dict[str, Any], classes: int | None = None) -> nn.Module:
+def build(description: dict[str, Any], classes: int | None = None) -> HostModel:
     """Build a float model of this host from its YAML, in silence, with no trace in the process.
 
     Every convolution gets an activation of its own, as pickled models of YOLOv5 before 7.0 have it: where the fork

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+from collections.abc import Mapping
 from types import CodeType, FunctionType
 from typing import Any, Callable
 
@@ -19,10 +20,11 @@ ABSENT = object()
 
 
 class View:
-    """An object that looks like `target` but for a few attributes."""
+    """An object that looks like `target` but for a few attributes: `own`, and what is put into its `vars`."""
 
-    def __init__(self, target: Any):
+    def __init__(self, target: Any, **own: Any):
         self._target = target
+        vars(self).update(own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._target, name)
@@ -61,7 +63,8 @@ def with_nominal_batch(train: FunctionType, images: int, version: str = "?") -> 
     copy = FunctionType(
         code.replace(co_consts=constants), train.__globals__, train.__name__, train.__defaults__, train.__closure__
     )
-    copy.__kwdefaults__, copy.__wrapped__ = train.__kwdefaults__, train
+    copy.__kwdefaults__ = train.__kwdefaults__
+    functools.update_wrapper(copy, train, assigned=(), updated=())  # `inspect.unwrap` finds the way back
     return copy
 
 
@@ -83,7 +86,7 @@ def undecorated(function: Callable) -> Callable:
     return inner if callable(inner) else function
 
 
-def present(function: FunctionType, dotted: str) -> bool:
+def present(function: Callable[..., Any], dotted: str) -> bool:
     """Return whether `function` reads the global that `dotted` begins with, and the rest of it is there."""
     try:
         look_up(function.__globals__, dotted)
@@ -104,7 +107,7 @@ class PatchSet:
         HostError: a seam is missing, on construction, before anything is replaced.
     """
 
-    def __init__(self, function: FunctionType, wrappers: dict[str, Callable[[Any], Any]], version: str = "?"):
+    def __init__(self, function: Callable[..., Any], wrappers: Mapping[str, Callable[[Any], Any]], version: str = "?"):
         self.namespace = function.__globals__
         self.calls = {name: 0 for name in wrappers}
         self._wrappers = wrappers

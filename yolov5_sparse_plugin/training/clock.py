@@ -47,12 +47,14 @@ def watch(loader: Any, epoch: Callable[[], None], batch: Callable[[], None]) -> 
         batch: called with each batch at hand, before the loop gets it.
     """
 
-    class Watched(type(loader)):
+    kind: Any = type(loader)
+
+    class Watched(kind):
         def __iter__(self) -> Iterator[Any]:
             epoch()
             for item in super().__iter__():
                 batch()
                 yield item
 
-    Watched.__name__ = Watched.__qualname__ = type(loader).__name__
+    Watched.__name__ = Watched.__qualname__ = kind.__name__
     loader.__class__ = Watched

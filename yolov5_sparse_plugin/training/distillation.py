@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from yolov5_sparse_plugin.errors import CheckpointError, SparsePluginError
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.runs import Run
@@ -19,7 +20,7 @@ class Lesson:
         teacher: float, in `eval()`; called with images it returns raw outputs as a model in training does.
     """
 
-    def __init__(self, teacher: torch.nn.Module):
+    def __init__(self, teacher: HostModel):
         self.teacher = teacher
         self._images: torch.Tensor | None = None
         self._sum, self._count = 0.0, 0
@@ -47,7 +48,7 @@ class Lesson:
         teacher.register_forward_hook(lambda module, given, output: output[1] if isinstance(output, tuple) else output)
         return cls(teacher)
 
-    def check(self, run: Run, student: torch.nn.Module) -> None:
+    def check(self, run: Run, student: HostModel) -> None:
         """Refuse a teacher that does not speak of the same boxes and classes as the student that the host built."""
         ours, theirs = student.model[-1], self.teacher.model[-1]
         asked = run.options.asked("teacher")

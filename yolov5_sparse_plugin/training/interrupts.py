@@ -78,4 +78,4 @@ def tell(run: Run, interrupt: KeyboardInterrupt) -> None:
         )
     else:
         run.say(f"{where}; there is no checkpoint yet to go on from", warn=True)
-    interrupt.said = True
+    vars(interrupt)["said"] = True

@@ -7,7 +7,7 @@ Exact with `--workers 0`: workers of a loader draw from generators of their own,
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ import torch
 
 def state() -> dict[str, Any]:
     """Return the state of Python's, NumPy's and torch's generators, as plain values."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast("tuple[str, np.ndarray, int, int, float]", np.random.get_state())
     return {
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],

@@ -229,7 +229,7 @@ class TrainingRun:
         for entry in timeline.growing_back(recipe):
             self.say(
                 f"{entry.where(recipe.source)}: leave_enabled is false, so the weights grow back from epoch "
-                f"{entry.spec.end_epoch:g} on, and the model is not a pruned one. Leave it out to keep the zeros.",
+                f"{timeline.end_of(entry):g} on, and the model is not a pruned one. Leave it out to keep the zeros.",
                 warn=True,
             )
 

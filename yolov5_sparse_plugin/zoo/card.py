@@ -35,9 +35,9 @@ def model_card(stub: Stub, folder: Path, part: dict[str, Any] | None, classes: l
             rows += [(f"{name}, validated while it was trained", f"{value:.3f}") for name, value in _measured(part)]
     shown = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
     rows.append((f"{len(classes)} classes", shown))
-    found = {**layout.contents(folder), layout.CARD: None}
+    found = layout.contents(folder)
     for name in (layout.MODEL, layout.CHECKPOINT, layout.ONNX):
-        if found.get(name):
+        if name in found:
             rows.append((f"`{name}`", f"{found[name].stat().st_size / 1e6:.1f} MB"))
     table = "\n".join(f"| {name} | {str(value).replace('|', ' ')} |" for name, value in rows)
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)

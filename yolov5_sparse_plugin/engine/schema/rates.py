@@ -1,7 +1,7 @@
 """Learning rates, and the length of a run."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional, Union, get_args
 
 from pydantic import ValidationError, field_validator, model_validator
 
@@ -70,12 +70,13 @@ class CosineAnnealingWarmRestarts(Plain):
     cycle_epochs: Count
 
 
+Scheduler = Union[StepLR, MultiStepLR, ExponentialLR, CosineAnnealingWarmRestarts]
+
+
 class LearningRateModifier(Modifier):
     """A learning rate by one of torch's schedulers."""
 
-    CLASSES: ClassVar[Mapping[str, type]] = {
-        cls.__name__: cls for cls in (StepLR, MultiStepLR, ExponentialLR, CosineAnnealingWarmRestarts)
-    }
+    CLASSES: ClassVar[Mapping[str, type[Scheduler]]] = {cls.__name__: cls for cls in get_args(Scheduler)}
     lr_class: Literal["StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingWarmRestarts"]
     lr_kwargs: dict[str, Any]
     init_lr: Rate
@@ -89,8 +90,10 @@ class LearningRateModifier(Modifier):
     @classmethod
     def of_its_class(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
         wanted = cls.CLASSES.get(info.data.get("lr_class"))
+        if wanted is None:  # which is refused itself
+            return value
         try:
-            return wanted(**value).model_dump(exclude_unset=True) if wanted else value
+            return wanted(**value).model_dump(exclude_unset=True)
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
             raise ValueError(f"{wanted.__name__} takes {', '.join(wanted.model_fields)}; look at {place}") from error

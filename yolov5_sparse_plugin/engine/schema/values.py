@@ -193,7 +193,7 @@ def full_range(value: Any) -> bool:
     return False
 
 
-def whole_tensor(value: Any) -> str:
+def whole_tensor(value: Any) -> Literal["tensor"]:
     if value != "tensor":
         raise ValueError("expected tensor: engines take one scale for an activation; weights may have one a channel")
     return "tensor"
@@ -233,7 +233,7 @@ Groups = Annotated[list[int], BeforeValidator(groups)]
 Mask = Annotated[Any, BeforeValidator(mask)]
 Bits = Annotated[int, BeforeValidator(eight)]
 FullRange = Annotated[bool, BeforeValidator(full_range)]
-WholeTensor = Annotated[str, BeforeValidator(whole_tensor)]
+WholeTensor = Annotated[Literal["tensor"], BeforeValidator(whole_tensor)]
 Keys = Annotated[list[Any], BeforeValidator(keys)]
 Interpolation = Literal["linear", "cubic", "inverse_cubic"]
 Structure = Annotated[str, BeforeValidator(structure)]

@@ -123,7 +123,7 @@ def least_error(
     slope = np.gradient(y, x)
 
     def error(grid: Grid) -> float:
-        end = output.rounded(function(np.float64(grid.low)))
+        end = output.rounded(function(np.asarray(grid.low, np.float64)))
         return float((weight * np.where(x < grid.low, (end - y) ** 2, (slope * grid.scale) ** 2 / 12)).sum())
 
     return min((Grid.covering(end, high) for end in np.linspace(low, low / 8, 57)), key=error)

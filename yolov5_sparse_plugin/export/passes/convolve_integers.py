@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer, values
+from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer, numbers
 from yolov5_sparse_plugin.export.passes import Pass
 from yolov5_sparse_plugin.export.passes.quantize_bias import ROOM
 
@@ -25,19 +25,21 @@ class ConvolveIntegers(Pass):
         changed = 0
         for conv in graph.nodes("Conv"):
             data, weight = dequantizer(conv.inputs[0]), dequantizer(conv.inputs[1])
-            common = common_scale(weight) if data is not None and weight is not None else None
+            if data is None or weight is None:
+                continue
+            common = common_scale(weight)
             if common is None:
                 continue
             name, output = conv.name, conv.outputs[0]
             scale = np.float64(data.inputs[1].values) * common
-            if len(conv.inputs) > 2 and np.abs(values(conv.inputs[2])).max() > scale * ROOM:
+            if len(conv.inputs) > 2 and np.abs(numbers(conv.inputs[2])).max() > scale * ROOM:
                 continue  # weights next to nothing: their bias would not fit
             q = constant(f"{name}_ci_w", (weight.inputs[0].values.astype(np.int16) + 128).astype(np.uint8))
             offset = constant(f"{name}_ci_z", np.uint8(128))
             inputs = [data.inputs[0], q, data.inputs[2], offset]
             summed = graph.add("ConvInteger", f"{name}_ci", inputs, np.int32, output.shape, **conv.attrs)
             if len(conv.inputs) > 2:
-                bias = np.round(values(conv.inputs[2]).astype(np.float64) / scale)
+                bias = np.round(numbers(conv.inputs[2]).astype(np.float64) / scale)
                 bias = constant(f"{name}_ci_b", bias.astype(np.int32).reshape(1, -1, 1, 1))
                 summed = graph.add("Add", f"{name}_ci_add", [summed, bias], np.int32, output.shape)
             real = graph.add("Cast", f"{name}_ci_cast", [summed], np.float32, output.shape, to=1)

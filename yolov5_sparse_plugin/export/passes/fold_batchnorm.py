@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer, store_weight, values
+from yolov5_sparse_plugin.export.graph import Graph, constant, dequantizer, numbers, store_weight, values
 from yolov5_sparse_plugin.export.passes import Pass
 
 
@@ -30,7 +30,7 @@ class FoldBatchNorm(Pass):
             count = conv.inputs[1].shape[0]
             factor, shift = np.ones(count), np.zeros(count)
             if len(conv.inputs) > 2:
-                shift = values(conv.inputs[2]).astype(np.float64)
+                shift = numbers(conv.inputs[2]).astype(np.float64)
             last = None
             while len(conv.outputs[0].outputs) == 1:
                 node = conv.outputs[0].outputs[0]
@@ -40,7 +40,7 @@ class FoldBatchNorm(Pass):
                 factor, shift = factor * step[0], shift * step[0] + step[1]
                 last, output = node, node.outputs[0]
                 if node.op == "BatchNormalization":
-                    gamma, beta = (values(t).astype(np.float64) for t in node.inputs[1:3])
+                    gamma, beta = (numbers(t).astype(np.float64) for t in node.inputs[1:3])
                     graph.spreads[output.name] = beta, np.abs(gamma)
                 node.outputs.clear()
                 conv.outputs[0].outputs.clear()
@@ -53,13 +53,11 @@ class FoldBatchNorm(Pass):
         return changed
 
     def _rescale(self, conv: gs.Node, factor: np.ndarray) -> None:
-        weight = conv.inputs[1]
-        if isinstance(weight, gs.Constant):
-            conv.inputs[1] = constant(
-                f"{conv.name}_w", (weight.values * factor.reshape(-1, 1, 1, 1)).astype(np.float32)
-            )
+        dequantize = dequantizer(conv.inputs[1])
+        if dequantize is None:
+            weight = numbers(conv.inputs[1]) * factor.reshape(-1, 1, 1, 1)
+            conv.inputs[1] = constant(f"{conv.name}_w", weight.astype(np.float32))
             return
-        dequantize = dequantizer(weight)
         q, scale = dequantize.inputs[0].values.astype(np.int16), dequantize.inputs[1].values
         q[factor < 0] *= -1
         dead = factor == 0  # pruned by its batch norm
@@ -70,7 +68,7 @@ class FoldBatchNorm(Pass):
 def affine(node: gs.Node, data: gs.Tensor, count: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return (factor, shift), float64 [count] each, of a node that computes factor * x + shift by channel."""
     if node.op == "BatchNormalization" and len(node.outputs) == 1:
-        gamma, beta, mean, variance = (values(t).astype(np.float64) for t in node.inputs[1:5])
+        gamma, beta, mean, variance = (numbers(t).astype(np.float64) for t in node.inputs[1:5])
         factor = gamma / np.sqrt(variance + node.attrs.get("epsilon", 1e-5))
         return factor, beta - mean * factor
     if node.op not in ("Mul", "Div", "Add") or node.inputs[0] is not data and node.op == "Div":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import Graph, Grid, constant, dequantizer, shape_of, store_weight, values
+from yolov5_sparse_plugin.export.graph import Graph, Grid, constant, dequantizer, numbers, shape_of, store_weight
 from yolov5_sparse_plugin.export.passes import Pass
 
 # logits beyond these change next to nothing, and a narrow grid is a fine one. Confidence: sigmoid(-8) is 0.0003, below
@@ -28,20 +28,20 @@ class QuantizeHeads(Pass):
 
     def apply(self, graph: Graph) -> int:
         heads = [conv for conv in graph.nodes("Conv") if conv.outputs[0].name not in graph.grids and is_head(conv)]
-        heads = [conv for conv in heads if dequantizer(conv.inputs[1]) is not None and len(conv.inputs) > 2]
-        for conv in heads:
+        weights = [(conv, dequantizer(conv.inputs[1])) for conv in heads if len(conv.inputs) > 2]
+        quantized = [(conv, dequantize) for conv, dequantize in weights if dequantize is not None]
+        for conv, dequantize in quantized:
             output = conv.outputs[0]
             limit = logit_limits(conv)
             grid = Grid.covering(-limit, limit)
             common = Grid(np.median(grid.scale).astype(np.float32).reshape(()), np.uint8(128).reshape(()))
             factor = common.scale.astype(np.float64) / grid.scale
             shift = (grid.zero_point.astype(np.float64) - 128) * common.scale
-            dequantize = dequantizer(conv.inputs[1])
             store_weight(dequantize, scale=dequantize.inputs[1].values * factor)
-            bias = values(conv.inputs[2]) * factor + shift
+            bias = numbers(conv.inputs[2]) * factor + shift
             conv.inputs[2] = constant(conv.inputs[2].name, bias.astype(np.float32))
             graph.grids[output.name] = Grid(grid.scale, grid.zero_point, common)
-        return len(heads)
+        return len(quantized)
 
 
 def logit_limits(conv: gs.Node) -> np.ndarray:

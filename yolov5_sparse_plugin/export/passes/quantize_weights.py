@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from yolov5_sparse_plugin.export.graph import DEQUANTIZE, QUANTIZE, Graph, constant, dequantizer, producer, values
+from yolov5_sparse_plugin.export.graph import (
+    DEQUANTIZE,
+    QUANTIZE,
+    Graph,
+    constant,
+    dequantizer,
+    numbers,
+    producer,
+    values,
+)
 from yolov5_sparse_plugin.export.passes import Pass
 
 
@@ -51,7 +60,7 @@ def rounded(quantize: gs.Node) -> tuple[np.ndarray, np.ndarray]:
     positive) weight left, and then uses up to 255 steps on one side of zero: such a channel gets steps that are larger
     by the factor that makes them fit into 127.
     """
-    weight, scale, zero_point = (values(tensor) for tensor in quantize.inputs)
+    weight, scale, zero_point = (numbers(tensor) for tensor in quantize.inputs)
     count = weight.shape[0]
     scale = np.broadcast_to(np.asarray(scale, np.float32).reshape(-1), (count,)).copy()
     low, high = (0, 255) if zero_point.dtype == np.uint8 else (-128, 127)

@@ -22,14 +22,15 @@ class ShrinkConstants(Pass):
         changed = 0
         for node in graph.nodes("Add", "Mul", "Sub", "Div"):
             for place, tensor in enumerate(node.inputs):
-                array, other = values(tensor), node.inputs[1 - place]
-                if array is None or values(other) is not None or array.ndim != len(other.shape or ()):
+                whole, other = values(tensor), node.inputs[1 - place]
+                if whole is None or values(other) is not None or whole.ndim != len(other.shape or ()):
                     continue  # without the other's rank, the result might lose an axis
-                for axis in range(array.ndim):
+                array = whole
+                for axis in range(whole.ndim):
                     first = array.take([0], axis=axis)
                     if array.shape[axis] > 1 and other.shape[axis] == array.shape[axis] and (array == first).all():
                         array = first
-                if array.size < values(tensor).size:
+                if array.size < whole.size:
                     node.inputs[place] = constant(f"{tensor.name}_shrunk_{node.name}", np.array(array))
                     changed += 1
         return changed

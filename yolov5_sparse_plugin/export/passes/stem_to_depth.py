@@ -38,6 +38,8 @@ class StemToDepth(Pass):
 
     def apply(self, graph: Graph) -> int:
         conv = self._stem(graph)
+        if conv is None:
+            return 0
         images = conv.inputs[0]
         dequantize = dequantizer(conv.inputs[1])
         holder, place = (dequantize, 0) if dequantize is not None else (conv, 1)

@@ -30,9 +30,11 @@ class TransposeRows(Pass):
         found = []
         for reshape in graph.nodes("Reshape"):
             transpose = sole_reader(reshape, "Transpose")
-            sigmoid = transpose and sole_reader(transpose, "Sigmoid")
+            if transpose is None or transpose.attrs.get("perm") != [0, 1, 3, 4, 2]:
+                continue
+            sigmoid = sole_reader(transpose, "Sigmoid")
             known = len(reshape.inputs[0].shape or ()) == 4 and all((size or 0) > 0 for size in shape_of(reshape)[1:3])
-            if sigmoid and known and transpose.attrs.get("perm") == [0, 1, 3, 4, 2]:
+            if sigmoid is not None and known:
                 found.append((reshape, transpose, sigmoid))
         return found
 
@@ -44,8 +46,8 @@ class TransposeRows(Pass):
             anchors, numbers = shape_of(reshape)[1:3]
             name, dtype = transpose.name, rows.dtype
             last = graph.add("Sigmoid", f"{sigmoid.name}_first", [logits], dtype, logits.shape)
-            shape = (batch, height, width, channels)
-            last = graph.add("Transpose", f"{name}_last", [last], dtype, shape, perm=[0, 2, 3, 1])
+            turned = (batch, height, width, channels)
+            last = graph.add("Transpose", f"{name}_last", [last], dtype, turned, perm=[0, 2, 3, 1])
             split = constant(f"{reshape.name}_rows", np.array([0, 0, 0, anchors, numbers]))  # 0: as it is
             shape = (batch, height, width, anchors, numbers)
             reshape.inputs, transpose.inputs = [last, split], [reshape.outputs[0]]
