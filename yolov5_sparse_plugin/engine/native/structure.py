@@ -8,7 +8,7 @@ names is the float model's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -62,14 +62,14 @@ def state_from_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
         KeyError: a tensor belongs to neither the model nor its quantizers.
     """
     layers = {name for name, _ in model.named_modules(remove_duplicate=False)}
-    known = {name for name in _tensors(model) if not OURS.match(name)}
+    known = {name for name in model.state_dict(keep_vars=True) if not OURS.match(name)}
     fused = {_plain(name[: -len(".bn.running_var")], layers) for name in state if name.endswith(".bn.running_var")}
     fused = {name for name in fused if f"{name}.weight" in known and f"{name}.running_var" not in known}
     found: dict[str, Tensor] = {}
     for name, value in state.items():
         match = THEIRS.match(name)
         if match is None:
-            found[_float_name(name, known)] = value
+            found[_float_name(name, known, layers)] = value
             continue
         leaf, owner = match["value"].removeprefix(OBSERVER), _plain(match["owner"], layers)
         if leaf == "eps":
@@ -77,8 +77,15 @@ def state_from_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
         role = f"input_quantizers.{match['number']}" if match["number"] else None
         role = role or next((ours for theirs, ours in ROLES.items() if match[theirs]), "output_quantizer")
         if role == "output_quantizer" and owner in fused:
-            owner = _norm_of(owner, known)
-        found[f"{owner}.{role}.{leaf}" if owner else f"{role}.{leaf}"] = _as_ours(leaf, value)
+            owner = _norm_of(owner)
+        value = value.to(torch.uint8) if leaf.endswith("_enabled") else value
+        found[f"{owner}.{role}.{leaf}" if owner else f"{role}.{leaf}"] = value
+    for name in [name for name, value in found.items() if name.endswith("weight_quantizer.min_val")]:
+        if not found[name].numel():  # channels that were not observed yet have no size there
+            place = name[: -len(".min_val")]
+            channels = len(found[f"{place.rpartition('.')[0]}.weight"])
+            for leaf, value in FakeQuantizer(-128, 127, True, channels).named_buffers():
+                found[f"{place}.{leaf}"] = value
     return found
 
 
@@ -108,6 +115,9 @@ def state_to_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
             place = f"{_wrapped(conv or owner, modules, convs)}.activation_post_process"
         else:
             place += f".input_quant_stubs.{role.rpartition('.')[2]}.activation_post_process"
+        seen = state[name[: -len(leaf)] + "min_val"]
+        if seen.dim() and not leaf.endswith("_enabled") and bool(seen.isinf().any()):
+            value = value[: 0 if leaf.endswith("_val") else 1]
         if leaf in ("min_val", "max_val"):
             found[f"{place}.{OBSERVER}eps"] = torch.tensor([torch.finfo(torch.float32).eps])
             leaf = OBSERVER + leaf
@@ -115,14 +125,6 @@ def state_to_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
             value = value.long()
         found[f"{place}.{leaf}"] = value
     return found
-
-
-def _as_ours(leaf: str, value: Tensor) -> Tensor:
-    return value.to(torch.uint8) if leaf.endswith("_enabled") else value
-
-
-def _tensors(model: nn.Module) -> Iterator[str]:
-    yield from model.state_dict(keep_vars=True)
 
 
 def _plain(name: str, layers: Iterable[str]) -> str:
@@ -135,36 +137,31 @@ def _plain(name: str, layers: Iterable[str]) -> str:
     return found
 
 
-def _norm_of(conv: str, known: Iterable[str]) -> str:
+def _norm_of(conv: str) -> str:
     """Return the name of the batch norm that follows a convolution in the model: beside it, as YOLOv5 has it."""
     owner, _, leaf = conv.rpartition(".")
     after = str(int(leaf) + 1) if leaf.isdigit() else "bn"
     return f"{owner}.{after}" if owner else after
 
 
-def _float_name(name: str, known: set[str]) -> str:
-    layers = {each.rpartition(".")[0] for each in known}
-    layers |= {".".join(each.split(".")[:count]) for each in layers for count in range(each.count(".") + 1)}
+def _float_name(name: str, known: set[str], layers: Iterable[str]) -> str:
     owner, _, leaf = name.rpartition(".")
     plain = _plain(owner, layers)
-    candidates = (f"{plain}.{leaf}" if plain else leaf, f"{_norm_of(plain, known)}.{leaf}")
+    candidates = (f"{plain}.{leaf}" if plain else leaf, f"{_norm_of(plain)}.{leaf}")
     if owner.endswith(".bn") and not plain.endswith(".bn"):  # fused
         candidates = candidates[::-1]
-    return next(each for each in candidates if each in known)
+    found = [each for each in candidates if each in known]
+    if not found:
+        raise KeyError(name)
+    return found[0]
 
 
 def _outer(name: str, modules: Mapping[str, nn.Module], convs: Mapping[int, str]) -> str:
     """Return the name of what stands in a layer's place in SparseML's structure, the wrapper where it has one."""
-    parts = name.split(".") if name else []
-    found = ""
-    for count in range(1, len(parts) + 1):
-        if count > 1:
-            found = _inside(found, modules[".".join(parts[: count - 1])])
-        found = f"{found}.{parts[count - 1]}" if found else parts[count - 1]
-    layer = modules[name]
-    if isinstance(layer, (*FROZEN, *FROZEN.values())) and id(layer) not in convs:
-        found += ".bn"
-    return found
+    owner, _, leaf = name.rpartition(".")
+    found = f"{_inside(_outer(owner, modules, convs), modules[owner])}.{leaf}" if owner else leaf
+    alone = isinstance(modules[name], (*FROZEN, *FROZEN.values())) and id(modules[name]) not in convs
+    return f"{found}.bn" if alone else found
 
 
 def _wrapped(name: str, modules: Mapping[str, nn.Module], convs: Mapping[int, str]) -> str:
