@@ -152,6 +152,8 @@ QUANTIZED = {
     "legacy, inputs": "{quantize_conv_activations: false, custom_quantizable_module_types: [SiLU]}",
     "legacy, tensorrt": "{tensorrt: true}",
 }
+# of them, those whose names are written down
+NAMED = ("standard", "batch norm fused", "everything, not fused", "outputs", "legacy, some", "legacy, not fused")
 
 
 def sparseml() -> Any:
@@ -191,7 +193,9 @@ def recipe_of(body: str) -> RecipeText:
 
 
 def quantizing(name: str, start: float = 0.0) -> RecipeText:
-    fields = yaml.safe_dump({"start_epoch": start, **yaml.safe_load(QUANTIZED[name])}, default_flow_style=True, width=9999)
+    fields = yaml.safe_dump(
+        {"start_epoch": start, **yaml.safe_load(QUANTIZED[name])}, default_flow_style=True, width=9999
+    )
     return RecipeText(f"modifiers:\n  - !QuantizationModifier {fields}", "r.yaml")
 
 

@@ -133,10 +133,6 @@ class FakeQuantizer(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
         self._recall()
 
-    def extra_repr(self) -> str:
-        kind = f"{'symmetric' if self.symmetric else 'asymmetric'}{', per channel' if self.per_channel else ''}"
-        return f"{self.quant_min}..{self.quant_max}, {kind}"
-
 
 class Rounded(NamedTuple):
     """What a quantizer made of a tensor; stays with the tensor, for another that is in the same state.

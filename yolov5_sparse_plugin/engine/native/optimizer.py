@@ -24,10 +24,8 @@ class Optimizer(torch.optim.Optimizer):
     advanced, the wrapped optimizer steps, masks are applied again, and the clock moves on by one batch.
 
     Attributes:
-        wrapped: upstream's optimizer.
         epoch: the recipe's clock: epochs completed, fractional.
-        rates: the learning rates of the groups after the last step, None before the first.
-        momenta: those that the groups began with, None where one has none.
+        rates: the groups' learning rates after the last step, None before the first. momenta: those at the beginning.
         before_quantization, after_quantization, stepped: functions that are called when that happens.
     """
 
@@ -131,11 +129,7 @@ class Optimizer(torch.optim.Optimizer):
                 group["momentum"] = kept
 
     def loss_update(self, loss: torch.Tensor, **batch: Any) -> torch.Tensor:
-        """Return a batch's loss with what the recipe's distillation adds to it.
-
-        Args:
-            batch: `student_inputs`, the images, and `student_outputs`, what the model made of them.
-        """
+        """Return a batch's loss with what distillation adds; `batch`: `student_inputs` (images), `student_outputs`."""
         for modifier in self.schedule.distillation:
             loss = modifier.loss(loss, self.epoch, **batch)
         return loss
@@ -151,10 +145,7 @@ class Optimizer(torch.optim.Optimizer):
         self._remember()
 
     def seek(self, epoch: float) -> None:
-        """Bring the model to where the recipe has it at `epoch`: masks from the zeros in the weights, quantizers.
-
-        What starts at `epoch` itself starts with the next batch, as it does in a run that was not interrupted.
-        """
+        """Bring the model to where the recipe has it at `epoch`; what starts right then starts with the next batch."""
         begun = [modifier for modifier in self.schedule.modifiers if modifier.start_epoch < epoch]
         with self._following_quantization(m for m in begun if m in self.schedule.quantization):
             self._advance(begun, self._moment(epoch))
@@ -164,9 +155,6 @@ class Optimizer(torch.optim.Optimizer):
         return [modifier.updated for modifier in self.schedule.pruning]
 
     def recall(self, pruned_at: list[float]) -> None:
-        """Take masks from the zeros in the weights, and compute the next ones when an uninterrupted run would.
-
-        `seek` has computed masks of its own, from weights that are not those of the checkpoint yet.
-        """
+        """Take masks from the zeros in the weights, which are the checkpoint's now, and go on as if uninterrupted."""
         for modifier, epoch in zip(self.schedule.pruning, pruned_at):
             modifier.recall(epoch)

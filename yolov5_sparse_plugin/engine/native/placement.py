@@ -53,12 +53,7 @@ class Block(NamedTuple):
 
 
 class Placement:
-    """The layers of a model, as they are when conversion begins.
-
-    Attributes:
-        named: name -> layer; one that stands in several places has its first name.
-        blocks: id of a convolution -> what is fused into it.
-    """
+    """The layers of a model when conversion begins: `named` by first name, `blocks` by convolution's id."""
 
     def __init__(self, model: nn.Module, fuse: bool):
         self.model = model
@@ -173,11 +168,7 @@ def blocks_of(model: nn.Module) -> list[Block]:
 
 
 def by_scheme(model: nn.Module, spec: Any, scheme: Any, ignore: list[str], fuse: bool) -> None:
-    """Give every layer that has no parts the quantizers of its scheme.
-
-    Args:
-        spec: the modifier's. scheme: its own, or the default. ignore: names, beginnings of names, and classes.
-    """
+    """Give every layer without parts the quantizers of its scheme; `ignore`: (beginnings of) names, and classes."""
     here, overrides = Placement(model, fuse), spec.scheme_overrides or {}
     schemes: dict[int, Any] = {}
     for name, layer in here.named.items():

@@ -1,4 +1,4 @@
-"""Round values to a grid: torch's own operators, and one for CPUs that gives the same numbers in a quarter of the time."""
+"""Round values to a grid: with torch's operators, on a CPU with one of the same numbers in a quarter of the time."""
 
 from __future__ import annotations
 

@@ -40,10 +40,7 @@ class Grid(NamedTuple):
 
 
 def grids(model: nn.Module) -> dict[str, Grid]:
-    """Return every quantizer's grid by the float name of its layer and what it rounds: `model.0.conv.weight`.
-
-    The others are `.input`, `.output`, and `.input.0` where a layer has several.
-    """
+    """Return every quantizer's grid by its layer's float name and `.input`, `.weight`, `.output` or `.input.0`."""
     found: dict[str, Grid] = {}
     for name, each in model.named_modules():
         if isinstance(each, FakeQuantizer):
@@ -90,11 +87,7 @@ def state_from_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
 
 
 def state_to_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return a state dict of this engine's under the names that SparseML's quantized structure has.
-
-    Args:
-        model: the quantized one.
-    """
+    """Return a state dict of `model`, a quantized one, under the names that SparseML's structure has."""
     modules = dict(model.named_modules(remove_duplicate=False))
     convs = {id(norm): name for name, layer in modules.items() for norm in getattr(layer, "norms", ())}
     found: dict[str, Tensor] = {}
@@ -105,16 +98,13 @@ def state_to_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
             found[f"{_wrapped(owner, modules, convs)}.{leaf}"] = value
             continue
         role, leaf, owner = match["role"], match["value"], match["owner"]
-        place = _outer(owner, modules, convs)
-        if role == "input_quantizer":
-            place += ".quant.activation_post_process"
-        elif role == "weight_quantizer":
+        if role == "weight_quantizer":
             place = f"{_wrapped(owner, modules, convs)}.weight_fake_quant"
         elif role == "output_quantizer":
-            conv = convs.get(id(modules[owner]))
-            place = f"{_wrapped(conv or owner, modules, convs)}.activation_post_process"
+            place = _wrapped(convs.get(id(modules[owner]), owner), modules, convs) + ".activation_post_process"
         else:
-            place += f".input_quant_stubs.{role.rpartition('.')[2]}.activation_post_process"
+            stub = "quant" if role == "input_quantizer" else f"input_quant_stubs.{role.rpartition('.')[2]}"
+            place = f"{_outer(owner, modules, convs)}.{stub}.activation_post_process"
         seen = state[name[: -len(leaf)] + "min_val"]
         if seen.dim() and not leaf.endswith("_enabled") and bool(seen.isinf().any()):
             value = value[: 0 if leaf.endswith("_val") else 1]
