@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from native_runs import (
     GRIDS,
-    QUANTIZED,
+    NAMED,
     RECIPES,
     SERIES,
     quantizing,
@@ -55,7 +55,7 @@ def main() -> None:
             observer = quantizer.activation_post_process
             state = (quantizer.scale, quantizer.zero_point.float(), observer.min_val, observer.max_val)
             found[f"grid/{series}/{place}"] = torch.stack([each.reshape(-1) for each in state]).numpy()
-    for name in QUANTIZED:
+    for name in NAMED:
         model = yolo()
         sparseml().Schedule.load(quantizing(name)).wrap(sgd(model), model, None)
         found[f"names/{name}"] = names_of(model.state_dict())

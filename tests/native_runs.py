@@ -152,6 +152,8 @@ QUANTIZED = {
     "legacy, inputs": "{quantize_conv_activations: false, custom_quantizable_module_types: [SiLU]}",
     "legacy, tensorrt": "{tensorrt: true}",
 }
+# of them, those whose names are written down
+NAMED = ("standard", "batch norm fused", "everything, not fused", "outputs", "legacy, some", "legacy, not fused")
 
 
 def sparseml() -> Any:

@@ -49,7 +49,7 @@ def quantized():
 def still(model):
     """Let batch norm and observers be what they are, so that a batch's parts don't see each other."""
     for quantizer in quantizers_of(model):
-        quantizer.disable_observer()
+        quantizer.enable_observer(False)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from make_golden import FIGURES, FILE, masks_of
-from native_runs import GRIDS, QUANTIZED, RECIPES, SERIES, native, quantizing, recipe_of, run, sgd, yolo
+from native_runs import GRIDS, NAMED, RECIPES, SERIES, native, quantizing, recipe_of, run, sgd, yolo
 
 from yolov5_sparse_plugin.engine.native import structure
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
@@ -41,7 +41,7 @@ def test_scales_and_zero_points_are_those_that_sparseml_left(golden, series, pla
         np.testing.assert_array_max_ulp(mine.numpy().reshape(-1), theirs, 1)
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("name", NAMED)
 def test_every_tensor_of_sparsemls_has_its_name_here(golden, name):
     pytest.importorskip("yolov5", reason="the names are those of a YOLOv5, which is not installed")
     model = yolo()

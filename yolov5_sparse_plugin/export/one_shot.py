@@ -50,5 +50,5 @@ def calibrate(model: torch.nn.Module, images: Iterable[np.ndarray]) -> None:
                 quantizer.averaging_constant = 1 / (number + 1)
             model(torch.from_numpy(image).to(device))
     for quantizer in quantizers:
-        quantizer.disable_observer()
+        quantizer.enable_observer(False)
         quantizer.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import Any, NamedTuple
 
@@ -50,11 +49,6 @@ class Modifier:
         self.end_epoch: float = getattr(entry.spec, "end_epoch", -1.0)
         self.started = self.ended = False
         self.updated = -1.0
-
-    @property
-    def order(self) -> tuple[float, float, str]:
-        """Sort key: what ends later comes later, and so has the last word."""
-        return (self.end_epoch if self.end_epoch != -1 else math.inf, self.start_epoch, self.entry.tag)
 
     def starts(self, epoch: float) -> bool:
         return not (self.started or self.ended) and epoch >= self.start_epoch

@@ -60,10 +60,8 @@ class OutputDistillation(Distillation):
 
     def distance(self, student: Any, teacher: Any) -> torch.Tensor:
         if type(student) is not type(teacher):
-            raise RecipeError(
-                f"{self.entry.where(self.source)}: the teacher's outputs are a {type(teacher).__name__}, the student's "
-                f"a {type(student).__name__}. Take a teacher of the same kind."
-            )
+            kinds = f"the teacher's outputs are a {type(teacher).__name__}, the student's a {type(student).__name__}"
+            raise RecipeError(f"{self.entry.where(self.source)}: {kinds}. Take a teacher of the same kind.")
         if isinstance(student, torch.Tensor):
             return self._divergence(student, teacher)
         keys = self.spec.distill_output_keys or (student if isinstance(student, Mapping) else range(len(student)))
@@ -88,10 +86,8 @@ class LayerDistillation(Distillation):
         self.student_names = self.spec.student_layer_names or self.spec.teacher_layer_names
         self.teacher_names = self.spec.teacher_layer_names or self.spec.student_layer_names
         if len(self.student_names or ()) != len(self.teacher_names or ()):
-            raise RecipeError(
-                f"{self.entry.where(self.source)}: student_layer_names has {len(self.student_names)} names, "
-                f"teacher_layer_names {len(self.teacher_names)}. Name as many of both."
-            )
+            counts = f"{len(self.student_names)} student_layer_names and {len(self.teacher_names)} teacher_layer_names"
+            raise RecipeError(f"{self.entry.where(self.source)} has {counts}. Name as many of both.")
         self._seen: dict[tuple[str, str], torch.Tensor] = {}
         self._hooks: list[Any] = []
 
@@ -103,10 +99,8 @@ class LayerDistillation(Distillation):
             names = names or [name.rpartition(".")[0] for name in prunable(model)]
             found.append([(name, modules[name]) for name in names if name in modules])
         if not found[0] or len(found[0]) != len(found[1]):
-            raise RecipeError(
-                f"{self.entry.where(self.source)} finds {len(found[0])} layers in the student and {len(found[1])} in "
-                "the teacher. Name them: student_layer_names, teacher_layer_names."
-            )
+            counts = f"{len(found[0])} layers in the student and {len(found[1])} in the teacher"
+            raise RecipeError(f"{self.entry.where(self.source)} finds {counts}. Name them, as many of both.")
         return found
 
     def initialize(self, model: torch.nn.Module, teacher: torch.nn.Module | None = None) -> None:

@@ -56,15 +56,9 @@ class FakeQuantizer(nn.Module):
         self.observer_enabled.fill_(enabled)
         self._observing = enabled
 
-    def disable_observer(self) -> None:
-        self.enable_observer(False)
-
     def enable_fake_quant(self, enabled: bool = True) -> None:
         self.fake_quant_enabled.fill_(enabled)
         self._rounding = enabled
-
-    def disable_fake_quant(self) -> None:
-        self.enable_fake_quant(False)
 
     def forget(self) -> None:
         """Forget the range that was observed."""
@@ -84,17 +78,15 @@ class FakeQuantizer(nn.Module):
         if observing and values.numel():
             self.observe(values.detach())
             self._ready, self._history = True, object()
-        if not self._rounding or not (self._ready or self._look()):
+        if not self._ready:
+            self._ready = bool(torch.isfinite(self.min_val).all())
+        if not (self._rounding and self._ready):
             return values
         limits = self.quant_min, self.quant_max
         result = rounded(values, self.scale, self.zero_point, *limits, self.per_channel)
         if not alone:
             values._rounded = Rounded(before, self._history, values._version, self, result)
         return result
-
-    def _look(self) -> bool:
-        self._ready = bool(torch.isfinite(self.min_val).all())
-        return self._ready
 
     def _beginning(self) -> Any:
         """Return what quantizers have in common that have the same grid, range and limits."""
@@ -116,21 +108,10 @@ class FakeQuantizer(nn.Module):
         low, high = torch.aminmax(values.flatten(1), dim=1) if self.per_channel else torch.aminmax(values)
         if not self.symmetric:  # torch's own operator decides the numbers; two values have the range of all
             on = _one(values.device)
-            torch.fused_moving_avg_obs_fake_quant(
-                torch.stack((low, high), -1),
-                on,
-                on if self._rounding else on - 1,
-                self.min_val,
-                self.max_val,
-                self.scale,
-                self.zero_point,
-                self.averaging_constant,
-                self.quant_min,
-                self.quant_max,
-                0 if self.per_channel else -1,
-                self.per_channel,
-                False,
-            )
+            state = self.min_val, self.max_val, self.scale, self.zero_point, self.averaging_constant
+            limits = self.quant_min, self.quant_max, 0 if self.per_channel else -1, self.per_channel, False
+            rounding = on if self._rounding else on - 1
+            torch.fused_moving_avg_obs_fake_quant(torch.stack((low, high), -1), on, rounding, *state, *limits)
             return
         for kept, now in ((self.min_val, low), (self.max_val, high)):
             kept.copy_(torch.where(torch.isinf(kept), now, kept + self.averaging_constant * (now - kept)))
@@ -152,19 +133,12 @@ class FakeQuantizer(nn.Module):
         super()._load_from_state_dict(state, prefix, *args)
         self._recall()
 
-    def extra_repr(self) -> str:
-        kind = f"{'symmetric' if self.symmetric else 'asymmetric'}{', per channel' if self.per_channel else ''}"
-        return f"{self.quant_min}..{self.quant_max}, {kind}"
-
 
 class Rounded(NamedTuple):
     """What a quantizer made of a tensor; stays with the tensor, for another that is in the same state.
 
     The two branches of a C3 block see the same values, and so do a bottleneck and its shortcut: to round them once
-    saves time, and the memory of the second copy.
-
-    Attributes:
-        before, after: the history of the quantizer before and after. version: of the tensor, which may be changed.
+    saves time, and the memory of the second copy. `before` and `after` are histories of the quantizer.
     """
 
     before: Any
@@ -199,21 +173,19 @@ def quantizers_of(model: nn.Module) -> list[FakeQuantizer]:
     return [module for module in model.modules() if isinstance(module, FakeQuantizer)]
 
 
-def enable_observers(model: nn.Module) -> None:
+def enable_observers(model: nn.Module, enabled: bool = True) -> None:
     for quantizer in quantizers_of(model):
-        quantizer.enable_observer()
+        quantizer.enable_observer(enabled)
 
 
 def disable_observers(model: nn.Module) -> None:
-    for quantizer in quantizers_of(model):
-        quantizer.disable_observer()
+    enable_observers(model, False)
 
 
-def enable_fake_quant(model: nn.Module) -> None:
+def enable_fake_quant(model: nn.Module, enabled: bool = True) -> None:
     for quantizer in quantizers_of(model):
-        quantizer.enable_fake_quant()
+        quantizer.enable_fake_quant(enabled)
 
 
 def disable_fake_quant(model: nn.Module) -> None:
-    for quantizer in quantizers_of(model):
-        quantizer.disable_fake_quant()
+    enable_fake_quant(model, False)

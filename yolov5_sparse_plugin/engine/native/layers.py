@@ -15,11 +15,9 @@ from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
 
 
 class QuantizedWeight:
-    """What a layer with a quantized weight has.
+    """What a layer with a quantized weight has: `norms`, the batch norm that follows and is fused into it, or none.
 
-    Attributes:
-        norms: the batch norm that follows and is fused into it, none where it is left alone. Its factor is in the
-            weight while that is rounded, as in torch's ConvBn2d (Jacob et al., arXiv:1712.05877, section 3.2).
+    Its factor is in the weight while that is rounded, as in torch's ConvBn2d (arXiv:1712.05877, section 3.2).
     """
 
     norms: tuple[nn.Module, ...] = ()

@@ -92,10 +92,7 @@ def ungroup(mask: Tensor, shape: torch.Size, mask_type: Any) -> Tensor:
 
 
 def blocked(shape: torch.Size, block: Sequence[int]) -> tuple[int, int, int]:
-    """Return the shape [blocks, weights of a block, rest] that a weight of `shape` is cut into.
-
-    With more than one column, SparseML takes as many neighbouring input channels as the block has places.
-    """
+    """Return the shape [blocks, weights of a block, rest] of a weight; blocks of several columns lie along inputs."""
     if block[1] > 1:
         return shape[0] * shape[1] // (block[0] * block[1]), block[0] * block[1], -1
     return shape[0] // block[0], block[0], -1

@@ -16,7 +16,7 @@ from yolov5_sparse_plugin.engine.recipe import matches
 # layers that compute nothing, or are there in training only
 NEVER = {"Module", "Identity", "Flatten", "Unflatten", "DataParallel", "ModuleList", "Sequential"}
 NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
-# layers without parts whose outputs the legacy form rounds, as torch's eager mode does
+# layers whose outputs the legacy form rounds, as torch's eager mode does (but for Sigmoid's and Tanh's fixed ranges)
 OBSERVED = {
     *("Conv1d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "BatchNorm2d", "BatchNorm3d", "LayerNorm"),
     *("GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"),
@@ -53,12 +53,7 @@ class Block(NamedTuple):
 
 
 class Placement:
-    """The layers of a model, as they are when conversion begins.
-
-    Attributes:
-        named: name -> layer; one that stands in several places has its first name.
-        blocks: id of a convolution -> what is fused into it.
-    """
+    """The layers of a model when conversion begins: `named` by first name, `blocks` by convolution's id."""
 
     def __init__(self, model: nn.Module, fuse: bool):
         self.model = model
@@ -108,11 +103,10 @@ class Placement:
             return
         places = self._places[id(layer)]
         if len(places) > 1 and not any(True for _ in layer.parameters()):
-            leaf = next(name for where, name in places if where is owner)
-            layer_here = deepcopy(layer)
-            self._copies.setdefault(id(layer), []).append(layer_here)
-            setattr(owner, leaf, layer_here)
-            layer = layer_here
+            here = deepcopy(layer)
+            self._copies.setdefault(id(layer), []).append(here)
+            setattr(owner, next(name for where, name in places if where is owner), here)
+            layer = here
         layers.quantize_input(layer, self._ready(grid.build(), layer))
 
     def round_inputs(self, layer: nn.Module, grid: Grid) -> None:
@@ -174,11 +168,7 @@ def blocks_of(model: nn.Module) -> list[Block]:
 
 
 def by_scheme(model: nn.Module, spec: Any, scheme: Any, ignore: list[str], fuse: bool) -> None:
-    """Give every layer that has no parts the quantizers of its scheme.
-
-    Args:
-        spec: the modifier's. scheme: its own, or the default. ignore: names, beginnings of names, and classes.
-    """
+    """Give every layer without parts the quantizers of its scheme; `ignore`: (beginnings of) names, and classes."""
     here, overrides = Placement(model, fuse), spec.scheme_overrides or {}
     schemes: dict[int, Any] = {}
     for name, layer in here.named.items():
@@ -187,10 +177,7 @@ def by_scheme(model: nn.Module, spec: Any, scheme: Any, ignore: list[str], fuse:
         key = matching(name, here.kind(layer), overrides)
         wanted = scheme if key is None or overrides[key] is None else overrides[key]
         if getattr(layer, "wrap_qat", False):
-            given = (
-                wanted.output_activations
-            )  # SparseML's: the inputs are rounded as outputs are, asymmetric by default
-            here.round_inputs(layer, Grid.of(given) or Grid())
+            here.round_inputs(layer, Grid.of(wanted.output_activations) or Grid())  # as outputs are, SparseML has it
         elif key == here.kind(layer) or here.is_whole(layer):
             schemes[id(layer)] = wanted
     _round_inputs_below(here, model, {place: Grid.of(each.input_activations) for place, each in schemes.items()})
@@ -224,16 +211,12 @@ def matching(name: str, kind: str, words: Iterable[str]) -> str | None:
 # ------------------------------------------------------------------------------------------------------ the legacy form
 
 
-def by_submodules(model: nn.Module, spec: Any, names: list[str], ignore: list[str], fuse: bool) -> list[str]:
-    """Give convolutions and linear layers below the modules `names` quantizers for input, weight and output.
-
-    Returns:
-        The names of layers whose outputs torch would round to a fixed grid, and this engine leaves float.
-    """
+def by_submodules(model: nn.Module, spec: Any, names: list[str], ignore: list[str], fuse: bool) -> None:
+    """Give convolutions and linear layers below the modules `names` quantizers for input, weight and output."""
     here = Placement(model, fuse)
     activation = Grid(symmetric=True) if spec.tensorrt else Grid(0, 255)
     floating = {"Softmax", *(spec.exclude_module_types or ()), *(NORMS if spec.exclude_batchnorm else ())}
-    custom, fixed = set(spec.custom_quantizable_module_types or ()), []
+    custom = spec.custom_quantizable_module_types or ()
     for name, layer in list(here.named.items()):
         kind = here.kind(layer)
         below = any(name == other or not other or name.startswith(f"{other}.") for other in names)
@@ -252,6 +235,3 @@ def by_submodules(model: nn.Module, spec: Any, names: list[str], ignore: list[st
         wanted = spec.quantize_linear_activations if kind == "Linear" else spec.quantize_conv_activations
         if (weighted and wanted and not spec.tensorrt) or (not weighted and kind in OBSERVED):
             here.round_output(layer, activation)
-        elif kind in ("Sigmoid", "Tanh", "Hardsigmoid"):
-            fixed.append(name)
-    return fixed

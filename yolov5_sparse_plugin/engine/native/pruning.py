@@ -118,10 +118,8 @@ class GradualPruning(Pruning):
         self._last = [last if finals[name] is None else finals[name] for name in self.names]
         self._first = [zeros(p.data) if first == FROM_PARAM else first for p in self._parameters]
         if self.together and len(set(zip(self._first, self._last))) > 1:
-            raise RecipeError(
-                f"{self.entry.where(self.source)} ranks the weights of all layers as one, and so has one init_sparsity "
-                "and one final_sparsity: give a number for each."
-            )
+            words = "ranks the weights of all layers as one: give one number for init_sparsity and for final_sparsity"
+            raise RecipeError(f"{self.entry.where(self.source)} {words}.")
 
     def shares(self, epoch: float) -> list[float]:
         """Return the share of zeros that each layer is to have at `epoch`."""

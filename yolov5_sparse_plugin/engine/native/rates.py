@@ -77,13 +77,10 @@ class LearningRate(Rate):
         super().__init__(*args)
         self._scheduler: Any = None
         self._steps = 0
-        milestones = self.spec.lr_kwargs.get("milestones", ())
-        for milestone in milestones:
+        for milestone in self.spec.lr_kwargs.get("milestones", ()):
             if milestone <= self.spec.start or milestone >= self.end_epoch >= 0:
-                raise RecipeError(
-                    f"{self.entry.where(self.source, 'lr_kwargs')}: the milestone {milestone:g} is not between "
-                    f"start_epoch {self.spec.start:g} and end_epoch {self.end_epoch:g}."
-                )
+                where = self.entry.where(self.source, "lr_kwargs")
+                raise RecipeError(f"{where}: the milestone {milestone:g} is not between start_epoch and end_epoch.")
 
     def update(self, moment: Moment) -> None:
         epoch = moment.epoch

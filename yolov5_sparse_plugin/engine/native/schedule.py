@@ -60,10 +60,7 @@ class Schedule(contract.Schedule):
 
     @classmethod
     def of_structure(cls, text: str, source: str) -> Schedule:
-        """Read what a checkpoint's recipe says of the model's structure: how it quantizes.
-
-        What else it did to the model stands in the weights, and may be a modifier that nobody has any more.
-        """
+        """Read how a checkpoint's recipe quantizes; what else it did to the model stands in the weights."""
         return cls(parse(RecipeText(text, source), {}, Foreign(), only=("QuantizationModifier",)))
 
     # ---- its modifiers
@@ -114,10 +111,9 @@ class Schedule(contract.Schedule):
         log_file: Path | None = None,
         teacher: torch.nn.Module | None = None,
     ) -> Optimizer:
-        """Wrap upstream's optimizer, at epoch 0.
+        """Wrap upstream's optimizer, at epoch 0; nothing is written to `log_file`.
 
         Args:
-            log_file: nothing is written to it; other engines do.
             teacher: a module whose outputs have the form of the model's in training; None: nothing is distilled.
         """
         fits = self.check_model(model)
@@ -130,10 +126,7 @@ class Schedule(contract.Schedule):
         return Optimizer(optimizer, model, self.modifiers, self.owns_learning_rate, teacher)
 
     def _frozen(self, model: torch.nn.Module) -> set[str]:
-        """Return the parameters that the pruning passes over, because they need no gradient.
-
-        To freeze a layer is to keep what it has learned, its zeros included. Quantizers it gets like every other
-        layer: they round its weights, and change none.
+        """Return the parameters that the pruning passes over: to freeze a layer is to keep what it has learned.
 
         Raises:
             RecipeError: a modifier has nothing else to prune.
@@ -151,11 +144,7 @@ class Schedule(contract.Schedule):
         return left
 
     def apply_quantization(self, model: torch.nn.Module) -> None:
-        """Give a float model the quantized structure that the recipe ends with; observers off.
-
-        Args:
-            model: float, host classes; changed in place. Its scales are unset until a state is loaded.
-        """
+        """Give a float model, in place, the quantized structure that the recipe ends with; observers off."""
         self.check_model(model)
         for modifier in self.quantization:
             modifier.apply(model, math.inf)
@@ -200,15 +189,11 @@ class Foreign(dict):
         return tag not in known and not difflib.get_close_matches(str(tag), known, n=1, cutoff=0.8)
 
     def __missing__(self, tag: str) -> Any:
-        return type("Anything", (), {"__contains__": lambda self, key: True})()
+        return Foreign()  # of keys
 
 
 def build(entry: Entry, source: str) -> Modifier:
-    """Return the modifier for an entry of a recipe.
-
-    Raises:
-        RecipeError: this engine does not have it.
-    """
+    """Return the modifier for an entry of a recipe, or refuse it."""
     if entry.tag not in CLASSES:
         raise RecipeError(
             f"{entry.where(source)}: the native engine does not have it. --sparse-engine sparseml, on Python 3.9 to "
@@ -223,13 +208,11 @@ def in_order(modifiers: list[Modifier]) -> list[Modifier]:
     for modifier in modifiers:
         stages.setdefault(modifier.entry.stage, []).append(modifier)
 
-    def of_stage(stage: list[Modifier]) -> tuple[float, float, str]:
-        end = max(modifier.end_epoch for modifier in stage)
-        start = min(modifier.start_epoch for modifier in stage)
-        return (end if end != -1 else math.inf, start, max(modifier.entry.tag for modifier in stage))
+    def key(some: list[Modifier]) -> tuple[float, float, str]:
+        end = max(each.end_epoch for each in some)
+        return (math.inf if end == -1 else end, min(each.start_epoch for each in some), max(e.entry.tag for e in some))
 
-    ordered = sorted(stages.values(), key=of_stage)
-    return [modifier for stage in ordered for modifier in sorted(stage, key=lambda each: each.order)]
+    return [each for stage in sorted(stages.values(), key=key) for each in sorted(stage, key=lambda each: key([each]))]
 
 
 def remarks_on(modifier: Modifier) -> list[str]:
