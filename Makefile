@@ -1,6 +1,9 @@
 # make demo: the main job, offline, in under two minutes      make test: the whole test suite
 SHELL := /bin/bash
-PYTHON ?= $(shell for p in python3.11 python3.10 python3.9; do $$p -c 'import ensurepip, venv' 2>/dev/null && echo $$p && break; done)
+# python3 where it is new enough, else the newest that is; Debian's may lack ensurepip
+PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9
+PROBE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))
+PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(PROBE)' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -16,8 +19,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "SparseML needs Python 3.9, 3.10 or 3.11, and none of python3.11, python3.10, python3.9 runs here."; \
-	  echo "Install one (Debian: apt install python3.11 python3.11-venv; or: pyenv install 3.11), then run make again."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "This needs Python 3.9 or newer with ensurepip and venv; none of these is that: $(PYTHONS)."; \
+	  echo "Install one (Debian: apt install python3 python3-venv; or: pyenv install 3.13), then run make again."; exit 1; }
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

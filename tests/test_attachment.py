@@ -149,7 +149,8 @@ def test_a_plain_run_has_the_numbers_of_one_without_the_plugin(tmp_path, shapes,
 
 def test_status_names_hooks_doorways_and_the_off_switch(tmp_path):
     output = call([command("yolov5-sparse"), "status"], tmp_path).output
-    for word in ("sparse_training", "yolov5.train.train", "YOLOV5_SPARSE_AUTOLOAD=0", "sparseml     1.8"):
+    sparseml = "1.8" if sys.version_info < (3, 12) else "not installed"
+    for word in ("sparse_training", "yolov5.train.train", "YOLOV5_SPARSE_AUTOLOAD=0", f"sparseml     {sparseml}"):
         assert word in output
     off = call([command("yolov5-sparse"), "status"], tmp_path, YOLOV5_SPARSE_AUTOLOAD="0").output
     assert "autoload: off, because YOLOV5_SPARSE_AUTOLOAD=0 is set" in off and "yolov5.train.train" not in off

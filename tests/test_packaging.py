@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, clean_environment
+from packaging.requirements import Requirement
 
 
 def pip(python, *words, status=0):
@@ -94,23 +96,21 @@ def test_an_editable_install_starts_by_itself_and_uninstalls_without_a_trace(sou
     assert done.stdout == "0\n" and done.stderr == ""
 
 
-def test_python_3_12_is_refused_in_pips_own_words(wheel, tmp_path):
-    said = pip(
-        sys.executable,
-        "install",
-        "--dry-run",
-        "--no-deps",
-        "--no-index",
-        "--target",
-        tmp_path,
-        "--python-version",
-        "3.12",
-        "--only-binary",
-        ":all:",
-        wheel,
-        status=1,
-    )
-    assert "requires a different Python: 3.12" in said
+@pytest.mark.parametrize("python, engine", [("3.9", True), ("3.11", True), ("3.12", False), ("3.13", False)])
+def test_what_has_no_release_for_a_python_is_not_asked_for_there(wheel, python, engine):
+    read = zipfile.ZipFile(wheel).read
+    name = next(name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    about = email.message_from_bytes(read(name))
+    assert about["Requires-Python"] == ">=3.9"
+    environment = {"python_version": python, "sys_platform": "linux", "platform_machine": "x86_64"}
+    needed = set()
+    for extra in ("", "yolov5", "deepsparse", "test"):
+        for line in map(Requirement, about.get_all("Requires-Dist")):
+            if line.marker is None or line.marker.evaluate({**environment, "extra": extra}):
+                needed.add(line.name.lower())
+    only_there = {"sparseml", "sparsezoo", "deepsparse", "pillow"}
+    assert needed & only_there == (only_there if engine else set())
+    assert {"yolov5", "setuptools", "onnx", "torch", "openvino"} <= needed
 
 
 def test_pip_check_is_clean():

@@ -25,7 +25,7 @@ from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin import stubs as stub
 from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.errors import OptionError, ZooError
-from yolov5_sparse_plugin.zoo import files, layout, locate
+from yolov5_sparse_plugin.zoo import client, files, layout, locate
 from yolov5_sparse_plugin.zoo.sources import Settings
 
 SHORT = "zoo:yolov5-n-shapes-pruned60_quantized"
@@ -53,6 +53,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def vendor(packed, cache, monkeypatch):
     """The vendor's server, as far as the real client can tell; its handler has `mode` and `requests`."""
+    if client.missing():
+        pytest.skip(f"the vendor's zoo: {client.missing()}")
     with serving(Vendor, packed.folder) as (address, handler):
         monkeypatch.setenv("SPARSEZOO_API_URL", address)
         yield handler
@@ -536,6 +538,25 @@ def test_two_processes_ask_the_vendor_once(vendor, cache, tmp_path):
         runs = list(pool.map(lambda _: zoo_command(tmp_path, "get", STUB, "weights", **env), range(2)))
     assert {run.output.splitlines()[-1] for run in runs} == {str(cache / PLACE / layout.MODEL)}
     assert vendor.requests.count("POST /v2/graphql") == 1
+
+
+def test_without_its_client_the_vendor_is_left_out_in_a_sentence_and_nothing_is_written(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sparsezoo", None)  # as where it does not install
+    why = "SparseZoo needs Python < 3.12" if sys.version_info >= (3, 12) else "install it with: pip install 'sparsezoo"
+    with pytest.raises(ZooError) as caught:
+        from_vendor(cache)
+    line = next(line for line in str(caught.value).splitlines() if line.startswith("  vendor "))
+    assert why in line and "Zoo folders, the cache and mirrors work without it" in line
+    assert not list(cache.iterdir())
+
+
+def test_status_and_get_say_why_the_vendor_is_left_out(tmp_path):
+    if not client.missing():
+        pytest.skip("the vendor's client is installed")
+    said = call([command("yolov5-sparse"), "status"], tmp_path).output
+    assert f"the vendor's zoo is left out: {client.missing()}" in said
+    run = zoo_command(tmp_path, "get", STUB, "weights", status=2)
+    assert client.missing() in run.output and "Traceback" not in run.output
 
 
 # ------------------------------------------------------------------------------------------- YOLOv5's commands by stub

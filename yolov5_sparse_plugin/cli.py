@@ -228,6 +228,8 @@ def status(arguments: argparse.Namespace) -> int:
     from yolov5_sparse_plugin import cpu, manager, options, startup
     from yolov5_sparse_plugin.attach import doorways
     from yolov5_sparse_plugin.bench.engines import ENGINES
+    from yolov5_sparse_plugin.hosts import mends
+    from yolov5_sparse_plugin.zoo import client
 
     def version(name: str) -> str:
         try:
@@ -238,6 +240,8 @@ def status(arguments: argparse.Namespace) -> int:
     print(f"yolov5-sparse-plugin {__version__} on Python {sys.version.split()[0]}")
     for name in ("yolov5", "ultralytics", "torch", "sparseml", "sparsezoo", "onnx", "pluggy"):
         print(f"  {name:12} {version(name)}")
+    if client.missing():
+        print(f"  the vendor's zoo is left out: {client.missing()}")
     features = cpu.detect()
     print(f"CPU: {features}")
     for engine in ENGINES.values():
@@ -274,6 +278,10 @@ def status(arguments: argparse.Namespace) -> int:
 
     for name in doorways.attached():
         print(f"  {name}")
+    if mends.done():
+        print("mended, because a library that YOLOv5 uses has moved on:")
+    for reason in mends.done():
+        print(f"  {reason}")
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any, Callable
 from yolov5_sparse_plugin import options
 from yolov5_sparse_plugin.attach.command_line import PARSED, TYPED, caller, exit_plainly, parse_opt, with_options
 from yolov5_sparse_plugin.errors import HostError, OptionError, end
-from yolov5_sparse_plugin.hosts import current
+from yolov5_sparse_plugin.hosts import current, mends
 from yolov5_sparse_plugin.hosts.host import Host
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SUPPORTED
@@ -63,7 +63,8 @@ def wrap(host: Host, owner: Any, name: str, make: Callable[[FunctionType], Calla
 
 
 def detach() -> None:
-    """Restore the doorways that are still ours."""
+    """Restore the doorways that are still ours, and take off the mends."""
+    mends.undo()
     while _attached:
         owner, name, wrapper = _attached.pop()
         if getattr(owner, name, None) is wrapper:
@@ -78,6 +79,7 @@ def attached() -> list[str]:
 
 def attach(host: Host, module: ModuleType, name: str) -> None:
     """Wrap the doorways of the host's module `name` (`train`), all of them or none. Twice is a no-op."""
+    mends.mend(host)
     doors = [(*_owner(module, door.name), door) for door in DOORWAYS.get(name, ())]
     missing = [door.name for owner, leaf, door in doors if door.required and not hasattr(owner, leaf)]
     if missing:

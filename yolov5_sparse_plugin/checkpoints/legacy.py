@@ -7,7 +7,7 @@
     epoch              -1 once finished
     updates            how often `ema` was updated; both None or absent once finished
 
-They come out as this plugin's own format has them, see `training.checkpoints`: everything else need not know.
+They come out as this plugin's own format has them, see `checkpoints.formats`: everything else need not know.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ timeouts and a scratch folder, and whoever asks checks what arrived.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import logging
 import os
@@ -19,6 +20,17 @@ from typing import Any
 from yolov5_sparse_plugin import processes
 
 FOLDERS = {"training": "training/", "recipe": "recipe/", "deployment": "deployment/"}
+
+
+def missing() -> str | None:
+    """Return why the vendor's client is not here, and what works without it; None where it is installed."""
+    if importlib.util.find_spec("sparsezoo") is not None:
+        return None
+    if sys.version_info >= (3, 12):
+        why = f"SparseZoo needs Python < 3.12, this is {sys.version_info.major}.{sys.version_info.minor}"
+    else:
+        why = "install it with: pip install 'sparsezoo>=1.8.1,<1.9'"
+    return f"its client is not installed ({why}). Zoo folders, the cache and mirrors work without it"
 
 
 def ask(addresses: list[str], names: list[str], scratch: Path, timeout: float) -> dict[str, Any]:

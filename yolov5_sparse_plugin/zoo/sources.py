@@ -254,6 +254,12 @@ class Vendor(Downloading):
     def where(self) -> str:
         return f"vendor {os.environ.get('SPARSEZOO_API_URL') or VENDOR_URL}"
 
+    def find(self, stub: Stub, kind: str) -> Found:
+        left_out = client.missing()
+        if left_out:
+            raise Unusable(left_out)
+        return super().find(stub, kind)
+
     def _find(self, stub: Stub, kind: str) -> Found:
         with self._lock(stub.path) as waited:
             if waited:  # somebody else has just fetched it
