@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run", help="run a script of a git checkout of YOLOv5: train.py, val.py, detect.py, export.py"
     )
-    run.format_help = lambda: runner.USAGE
+    vars(run)["format_help"] = lambda: runner.USAGE
     run.add_argument("words", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENT ...]")
     commands.add_parser("status", help="show versions, hooks and doorways: what is attached to which YOLOv5, and why")
     recipes = commands.add_parser("recipes", help="list the shipped recipes, or print one, with its variables")

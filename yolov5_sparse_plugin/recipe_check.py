@@ -216,8 +216,9 @@ def print_tables(found: Check, batch: int, img: int) -> None:
         highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD)
-    for title, side in (("line", "right"), ("modifier", "left"), ("epochs", "left"), ("what", "left")):
-        table.add_column(title, justify=side)
+    table.add_column("line", justify="right")
+    for title in ("modifier", "epochs", "what"):
+        table.add_column(title)
     for each in found.fits:
         entry = each.entry
         start = max(entry.fields.get("start_epoch", 0), 0)
@@ -225,8 +226,10 @@ def print_tables(found: Check, batch: int, img: int) -> None:
         table.add_row(str(entry.line), *(Text(cell) for cell in cells))
     console.print(table)
     table = Table(box=box.SIMPLE_HEAD)
-    for title, side in (("after epoch", "right"), ("phase", "left"), ("sparsity", "right"), ("learning rate", "right")):
-        table.add_column(title, justify=side)
+    table.add_column("after epoch", justify="right")
+    table.add_column("phase")
+    for title in ("sparsity", "learning rate"):
+        table.add_column(title, justify="right")
     for epoch in moments(found):
         table.add_row(str(epoch), found.phase(epoch), f"{found.sparsity(epoch):.1%}", rates(found, epoch))
     console.print(table)
@@ -234,16 +237,17 @@ def print_tables(found: Check, batch: int, img: int) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def gradual(found: Check) -> list[Fit]:
-    return [each for each in found.fits if isinstance(each.entry.spec, schema.GradualPruning)]
+def gradual(found: Check) -> list[tuple[Fit, schema.GradualPruning]]:
+    specs = ((each, each.entry.spec) for each in found.fits)
+    return [(each, spec) for each, spec in specs if isinstance(spec, schema.GradualPruning)]
 
 
 def remarks(found: Check, batch: int, img: int) -> list[str]:
     """Return what a user should know beside the tables, as sentences."""
     lines = [remark for each in found.fits for remark in each.remarks]
     pruning, weights = gradual(found), found.sizes
-    wanted = max((max(each.entry.spec.final_sparsities) for each in pruning), default=0.0)
-    named = {name for each in pruning for name in each.parameters if name in weights}
+    wanted = max((max(spec.final_sparsities) for _, spec in pruning), default=0.0)
+    named = {name for each, _ in pruning for name in each.parameters if name in weights}
     reached = found.sparsity(found.epochs)
     if len(named) < len(weights) and reached < wanted - SHORT:
         lines.append(
@@ -262,7 +266,7 @@ def remarks(found: Check, batch: int, img: int) -> list[str]:
         left = f"; float: {', '.join(found.floats)}" if found.floats else ""
         lines.append(f"8 bits in {total - len(found.floats)} of {total} convolutions and linear layers{left}")
     if found.need is not None:
-        lines.append(memory.said(*found.need, batch, img, batch, timeline.quantization_start(found.recipe)))
+        lines.append(memory.said(*found.need, batch, img, batch, timeline.quantization_start(found.recipe) or 0.0))
     return lines
 
 

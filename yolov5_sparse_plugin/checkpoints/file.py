@@ -94,8 +94,8 @@ class CheckpointFile:
 
 def up_to_date(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Return a checkpoint of this plugin's own, brought up to date, if it is of today's format and whole."""
-    part = ckpt.get("sparse")
-    found = part.get("format") if isinstance(part, dict) else None
+    part: dict[str, Any] = ckpt["sparse"] if isinstance(ckpt.get("sparse"), dict) else {}
+    found = part.get("format")
     if found not in (formats.FORMAT, formats.OLD):
         raise CheckpointError(
             f"{file}: written in format {found!r}, this plugin reads {formats.FORMAT!r}. "

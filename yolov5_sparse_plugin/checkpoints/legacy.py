@@ -23,8 +23,9 @@ from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.native.structure import state_from_sparseml
 from yolov5_sparse_plugin.engine.residual import adding_bottlenecks, make_adds_quantizable
 from yolov5_sparse_plugin.errors import CheckpointError, RecipeError
-from yolov5_sparse_plugin.hosts import class_tree, model_yaml
+from yolov5_sparse_plugin.hosts import model_yaml
 from yolov5_sparse_plugin.hosts.current import host
+from yolov5_sparse_plugin.hosts.host import HostModel
 from yolov5_sparse_plugin.hosts.log import say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.recipes_io import front_matter, is_card
@@ -64,7 +65,7 @@ def read(file: Any, map_location: Any = "cpu") -> dict[str, Any]:
         return in_our_format(ckpt, file)
 
 
-def readable(_: Callable[..., Any]) -> Callable[..., Any]:
+def readable(_: Callable[..., Any] | None) -> Callable[..., Any]:
     """Return a `torch.load` for the host's namespace that reads any YOLOv5's checkpoint, and runs no code of it."""
 
     def load(file: Any, map_location: Any = "cpu", **kwargs: Any) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     plain.check(ckpt, file)
     live, averaged = ckpt.get("model"), ckpt.get("ema")
     text = next((ckpt[key] for key in RECIPES if isinstance(ckpt.get(key), str) and ckpt[key].strip()), "")
-    used = averaged or live  # as the fork did, to validate and to export
+    used: Any = averaged or live  # as the fork did, to validate and to export
     part: dict[str, Any] = {"format": FORMAT, "from": "fork", "recipe": text, "metrics": None}
     quantized = isinstance(used, dict) and legacy_names.is_quantized(used)
     result = {**ckpt, "model": float_model(live, ckpt, file), "ema": None}
@@ -171,7 +172,7 @@ def float_model(found: Any, ckpt: dict[str, Any], file: Any) -> nn.Module:
     return model
 
 
-def modernized(model: nn.Module, file: Any) -> nn.Module:
+def modernized(model: HostModel, file: Any) -> HostModel:
     """Bring a module that an older YOLOv5 pickled up to date, in place, as upstream does for one of its class trees.
 
     Raises:
@@ -181,7 +182,7 @@ def modernized(model: nn.Module, file: Any) -> nn.Module:
         model.yaml = model_yaml.checked_description(model.yaml, file, unpickling.trusts())
     for module in model.modules():
         if type(module).__name__ == "Segment":
-            module.detect = class_tree.own_class("models.yolo", "Detect").forward
+            module.detect = host().module("models.yolo").Detect.forward
         if type(module).__name__ in ("Detect", "Segment"):
             if type(module.nl) is not int or module.nl != len(module.m):
                 raise archive.damaged(file, f"it has {module.nl!r} layers of detections")

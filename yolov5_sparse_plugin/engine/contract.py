@@ -239,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
         """Take masks from the zeros in the weights, and compute the next ones when an uninterrupted run would."""
 
 
-def quantizers_of(model: nn.Module) -> Iterator[nn.Module]:
+def quantizers_of(model: nn.Module) -> Iterator[Any]:
     """Yield the quantizers of a model, whichever engine made them."""
     return (module for module in model.modules() if hasattr(module, "fake_quant_enabled"))
 

@@ -36,9 +36,8 @@ def with_module_add(bottleneck: Any) -> type:
     return QuantizableBottleneck
 
 
-def _unpickled(bottleneck: type[nn.Module]) -> nn.Module:
-    cls = with_module_add(bottleneck)
-    return cls.__new__(cls)
+def _unpickled(bottleneck: type) -> nn.Module:
+    return object.__new__(with_module_add(bottleneck))
 
 
 def make_adds_quantizable(model: nn.Module) -> int:

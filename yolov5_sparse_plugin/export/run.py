@@ -37,6 +37,7 @@ from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionErro
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
+from yolov5_sparse_plugin.hosts.host import HostModel
 from yolov5_sparse_plugin.hosts.log import Said, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
@@ -108,7 +109,7 @@ class ExportRun:
     def findings(self) -> verify.Findings:
         return there(self._verified, "findings").findings
 
-    def input_size(self, model: torch.nn.Module | None) -> tuple[int, int]:
+    def input_size(self, model: HostModel | None) -> tuple[int, int]:
         """Return height and width as upstream rounds them up for a model: to multiples of its stride, usually 32."""
         size = self.arguments.get("img") or self.arguments.get("imgsz") or [640]
         stride = int(max(model.stride)) if model is not None else 32
@@ -218,7 +219,7 @@ class ExportRun:
         except KeyboardInterrupt as interrupt:
             there = f"{self._written} is complete, without its report" if self._written else "no file was written"
             self.say(f"interrupted; {there}", warn=True)
-            interrupt.said = True
+            vars(interrupt)["said"] = True
             raise
 
     def lasting(self, context: contextlib.AbstractContextManager[Entered]) -> Entered:
@@ -237,7 +238,7 @@ class ExportRun:
             )
         return files
 
-    def export_as_upstream(self, model: torch.nn.Module, weights: Path) -> Path:
+    def export_as_upstream(self, model: HostModel, weights: Path) -> Path:
         """Let the host export another model as float32 ONNX, in the shape of this one, and say nothing of it.
 
         Args:
@@ -278,11 +279,11 @@ class ExportRun:
         return any(file.endswith(suffixes[name]) and not file.endswith(tuple(longer)) for file in found)
 
     def _load(self, attempt_load: Callable) -> Callable:
-        def load(weights: Any, *args: Any, **kwargs: Any) -> torch.nn.Module:
+        def load(weights: Any, *args: Any, **kwargs: Any) -> HostModel:
             fuse = kwargs.pop("fuse", True)
             try:
                 with torch.inference_mode(False):  # upstream's run() is in it, and its tensors cannot be calibrated
-                    model = attempt_load(weights, *args, **kwargs, fuse=False)
+                    model: HostModel = attempt_load(weights, *args, **kwargs, fuse=False)
             except SparsePluginError:
                 raise
             except Exception as error:
@@ -298,7 +299,7 @@ class ExportRun:
 
         return load
 
-    def _apply_one_shot(self, model: torch.nn.Module, schedule: Schedule) -> torch.nn.Module:
+    def _apply_one_shot(self, model: HostModel, schedule: Schedule) -> HostModel:
         from yolov5_sparse_plugin.export import one_shot
 
         if type(model) is not self.host["DetectionModel"]:  # segmentation models are a subclass
@@ -342,7 +343,7 @@ class ExportRun:
         fixed = self.hook.sparse_export_graph(export=self, model=model)
         if fixed is not None:
             model = fixed
-            onnx.save(model, file)
+            onnx.save(model, str(file))
         findings = verify.verify(self, model, file)
         self._verified = Verified(model, findings)
         for line in findings.lines():

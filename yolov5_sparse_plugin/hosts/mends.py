@@ -38,9 +38,7 @@ def with_trapz(numpy: Any) -> Any:
     """Return numpy with the integral that mean average precision is made of."""
     if hasattr(numpy, "trapz") or not hasattr(numpy, "trapezoid"):
         return None
-    view = View(numpy)
-    view.trapz = numpy.trapezoid  # the same function, renamed
-    return view
+    return View(numpy, trapz=numpy.trapezoid)  # the same function, renamed
 
 
 def with_getsize(check_pil_font: Callable) -> Callable | None:
@@ -83,7 +81,7 @@ def mend(host: Host) -> None:
     for each in MENDS:
         module = sys.modules.get(host.prefix + each.module)
         before = getattr(module, each.name, None)
-        if before is None or any(before is made for *_, made in _done):
+        if module is None or before is None or any(before is made for *_, made in _done):
             continue
         made = each.make(before)
         if made is not None:

@@ -143,7 +143,7 @@ def warn_of_regrowth(part: dict[str, Any] | None, opt: Any, host: dict[str, Any]
 
 def find_teacher(chosen: SparseOptions, opt: Any, hooks: Any) -> str:
     """Return the path, or the name that upstream downloads, of the checkpoint to learn from."""
-    teacher = chosen.teacher
+    teacher = str(chosen.teacher)
     if teacher == "self":
         if not opt.weights:
             raise OptionError("--sparse-teacher self: the run starts from no weights. Add --weights.")

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from yolov5_sparse_plugin.engine.contract import quantizers_of
 from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 if TYPE_CHECKING:
     from yolov5_sparse_plugin.engine.contract import Schedule
@@ -107,7 +108,7 @@ class Need(NamedTuple):
     pixel: float
 
     @classmethod
-    def of(cls, model: nn.Module) -> Need:
+    def of(cls, model: HostModel) -> Need:
         """Measure one image and two, small ones; `model` is on the CPU, in training, in float32."""
         side = 2 * int(max(model.stride))
         one, two = (kept(model, torch.rand(count, 3, side, side)) for count in (1, 2))
@@ -160,7 +161,7 @@ def announce(run: Run, batch: int) -> None:
     images = min(run.options.qat_batch_size or batch, batch)
     device = next(run.model.parameters()).device
     need, free = after.bytes(images, side), _free(device)
-    text = said(before, after, batch, side, images, run.schedule.quantization_start)
+    text = said(before, after, batch, side, images, run.schedule.quantization_start or 0.0)
     if device.type == "cuda":
         text += "; twice that where mixed precision was on, because it ends there"
     if need <= free:

@@ -124,7 +124,8 @@ def main() -> None:
 
     logging.disable(logging.CRITICAL)  # the client logs tracebacks
     wait = float(timeout)
-    requests.Session.request = functools.partialmethod(requests.Session.request, timeout=wait)
+    patient = functools.partialmethod(requests.Session.request, timeout=wait)
+    setattr(requests.Session, "request", patient)  # noqa: B010  the client names no time
     try:
         answer = fetch(addresses.split(","), Path(scratch), names)
     except KeyboardInterrupt:

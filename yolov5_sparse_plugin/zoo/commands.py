@@ -94,7 +94,8 @@ def settings(arguments: argparse.Namespace) -> Settings:
 
 
 def list_models(arguments: argparse.Namespace) -> int:
-    chosen, shown, silent = settings(arguments), 0, []
+    chosen, shown = settings(arguments), 0
+    silent: list[str] = []
     for source, index in indexes(chosen, silent):
         print(f"{source.where}:")
         for place, entry in sorted(index.items()):
@@ -190,7 +191,8 @@ def serve(arguments: argparse.Namespace) -> int:
     from yolov5_sparse_plugin.zoo.serve import make_server
 
     server = make_server(arguments.dir.resolve(), arguments.port)
-    address = f"http://{server.server_address[0]}:{server.server_address[1]}"
+    place, port = server.server_address[:2]
+    address = f"http://{place!s}:{port}"
     print(f"Serving {arguments.dir} at {address} until Ctrl-C. Use it with --sparse-zoo-mirror {address}", flush=True)
     with server:
         server.serve_forever()

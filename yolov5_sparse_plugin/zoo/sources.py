@@ -217,7 +217,7 @@ class Mirror(Downloading):
     def _fetch(self, place: str, name: str, listed: dict[str, Any], about: dict[str, Any]) -> Found:
         from yolov5_sparse_plugin.zoo import download
 
-        folder, url = self._target(place), f"{self.settings.mirror.rstrip('/')}/{quote(f'{place}/{name}')}"
+        folder, url = self._target(place), f"{str(self.settings.mirror).rstrip('/')}/{quote(f'{place}/{name}')}"
         with self._lock(place):
             try:
                 files.verify(folder / name, listed[name])

@@ -44,7 +44,8 @@ class Modifier:
 
     def __init__(self, entry: Entry, source: str):
         self.entry, self.spec, self.source = entry, entry.spec, source
-        self.fit: Fit | None = None
+        self.fit = Fit(entry)  # of no model yet
+        self.fitted = False
         self.start_epoch: float = entry.spec.start_epoch
         self.end_epoch: float = getattr(entry.spec, "end_epoch", -1.0)
         self.started = self.ended = False
@@ -70,6 +71,9 @@ class Modifier:
             self.started = True
         if self.ends(moment.epoch):
             self.ended = True
+
+    def suit(self, fit: Fit) -> None:
+        self.fit, self.fitted = fit, True
 
     def initialize(self, model: torch.nn.Module, teacher: torch.nn.Module | None = None) -> None:
         pass

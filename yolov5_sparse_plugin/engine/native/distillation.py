@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,14 +13,15 @@ from yolov5_sparse_plugin.engine.detection_loss import detection_loss
 from yolov5_sparse_plugin.engine.fitting import prunable
 from yolov5_sparse_plugin.engine.native.base import Modifier, Moment
 from yolov5_sparse_plugin.errors import RecipeError
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 
 class Distillation(Modifier):
     """Adds to the loss how far the student is from its teacher; without a teacher it does nothing."""
 
     frequency = -1.0
-    _teacher: torch.nn.Module | None = None
-    _student: torch.nn.Module | None = None
+    _teacher: HostModel = None
+    _student: HostModel = None
 
     def initialize(self, model: torch.nn.Module, teacher: torch.nn.Module | None = None) -> None:
         self._student, self._teacher = model, teacher
@@ -66,7 +68,7 @@ class OutputDistillation(Distillation):
             return self._divergence(student, teacher)
         keys = self.spec.distill_output_keys or (student if isinstance(student, Mapping) else range(len(student)))
         parts = [self._divergence(student[key], teacher[key]) for key in keys]
-        return sum(parts) / len(parts)
+        return functools.reduce(torch.add, parts) / len(parts)
 
     def total(self, loss: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         return (1.0 - self.spec.hardness) * loss + self.spec.hardness * distance

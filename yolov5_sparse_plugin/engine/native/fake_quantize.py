@@ -33,6 +33,13 @@ class FakeQuantizer(nn.Module):
         averaging_constant: weight of the newest minimum and maximum.
     """
 
+    scale: Tensor
+    zero_point: Tensor
+    min_val: Tensor
+    max_val: Tensor
+    observer_enabled: Tensor
+    fake_quant_enabled: Tensor
+
     def __init__(self, quant_min: int, quant_max: int, symmetric: bool, channels: int = 0):
         super().__init__()
         self.quant_min, self.quant_max, self.symmetric = quant_min, quant_max, symmetric
@@ -85,7 +92,7 @@ class FakeQuantizer(nn.Module):
         limits = self.quant_min, self.quant_max
         result = rounded(values, self.scale, self.zero_point, *limits, self.per_channel)
         if not alone:
-            values._rounded = Rounded(before, self._history, values._version, self, result)
+            vars(values)["_rounded"] = Rounded(before, self._history, values._version, self, result)
         return result
 
     def _beginning(self) -> Any:
@@ -118,12 +125,12 @@ class FakeQuantizer(nn.Module):
         reach = torch.maximum(-self.min_val, self.max_val).clamp_min(0.0)
         self.scale.copy_((reach / ((self.quant_max - self.quant_min) / 2)).clamp_min(SMALLEST))
 
-    def _apply(self, function: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> FakeQuantizer:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantizer:
         def keep_precision(tensor: Tensor) -> Tensor:
-            moved = function(tensor)
+            moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        return super()._apply(keep_precision, *args, **kwargs)
+        return super()._apply(keep_precision, recurse)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name in SIZED:

@@ -6,24 +6,33 @@ hooks, its `weight_quantizer` by the class that takes the place of its own.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
+from yolov5_sparse_plugin.hosts.host import HostModel
+
+Own = TypeVar("Own", bound=nn.Module)
 
 
-class QuantizedWeight:
+class QuantizedWeight(nn.Module):
     """What a layer with a quantized weight has: `norms`, the batch norm that follows and is fused into it, or none.
 
     Its factor is in the weight while that is rounded, as in torch's ConvBn2d (arXiv:1712.05877, section 3.2).
     """
 
-    norms: tuple[nn.Module, ...] = ()
+    norms: tuple[HostModel, ...] = ()
+    weight_quantizer: Callable[[Tensor], Tensor]
 
 
 class _QuantizedConv(QuantizedWeight):
+    weight: Tensor
+    bias: Tensor | None
+    out_channels: int
+    _conv_forward: Callable[..., Tensor]
+
     def forward(self, values: Tensor) -> Tensor:
         if not self.norms:
             return self._conv_forward(values, self.weight_quantizer(self.weight), self.bias)
@@ -48,41 +57,45 @@ class QuantizedLinear(QuantizedWeight, nn.Linear):
         return nn.functional.linear(values, self.weight_quantizer(self.weight), self.bias)
 
 
-QUANTIZED = {nn.Conv2d: QuantizedConv2d, nn.Conv3d: QuantizedConv3d, nn.Linear: QuantizedLinear}
+QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: QuantizedConv2d,
+    nn.Conv3d: QuantizedConv3d,
+    nn.Linear: QuantizedLinear,
+}
 
 
-def quantize_weight(layer: nn.Module, quantizer: FakeQuantizer, norms: tuple[nn.Module, ...] = ()) -> None:
+def quantize_weight(layer: HostModel, quantizer: nn.Module, norms: tuple[nn.Module, ...] = ()) -> None:
     layer.__class__ = QUANTIZED[type(layer)]
     layer.norms = norms
     layer.weight_quantizer = quantizer
 
 
-def quantize_input(layer: nn.Module, quantizer: FakeQuantizer) -> None:
+def quantize_input(layer: HostModel, quantizer: FakeQuantizer) -> None:
     layer.input_quantizer = quantizer
     layer.register_forward_pre_hook(_round_input)
 
 
-def quantize_inputs(layer: nn.Module, quantizers: list[FakeQuantizer]) -> None:
+def quantize_inputs(layer: HostModel, quantizers: list[FakeQuantizer]) -> None:
     layer.input_quantizers = nn.ModuleList(quantizers)
     layer.register_forward_pre_hook(_round_inputs)
 
 
-def quantize_output(layer: nn.Module, quantizer: FakeQuantizer) -> None:
+def quantize_output(layer: HostModel, quantizer: FakeQuantizer) -> None:
     layer.output_quantizer = quantizer
     handle = layer.register_forward_hook(_round_output)
     layer._forward_hooks.move_to_end(handle.id, last=False)  # before those that look at the output
 
 
-def _round_input(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _round_input(layer: HostModel, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return (_rounded(layer.input_quantizer, given[0]), *given[1:])
 
 
-def _round_inputs(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _round_inputs(layer: HostModel, given: tuple[Any, ...]) -> tuple[Any, ...]:
     count = len(layer.input_quantizers)
     return (*(_rounded(each, value) for each, value in zip(layer.input_quantizers, given)), *given[count:])
 
 
-def _round_output(layer: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+def _round_output(layer: HostModel, given: tuple[Any, ...], output: Any) -> Any:
     return _rounded(layer.output_quantizer, output)
 
 
@@ -93,10 +106,10 @@ def _rounded(quantizer: FakeQuantizer, value: Any) -> Any:
 # ----------------------------------------------------------------------------------------------------------- batch norm
 
 
-class Frozen:
+class Frozen(nn.Module):
     """A batch norm whose averages stand still, in training as well."""
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self: Own, mode: bool = True) -> Own:
         super().train(mode)
         self.training = False
         return self
@@ -118,7 +131,7 @@ class FrozenSyncBatchNorm(Frozen, nn.SyncBatchNorm):
     pass
 
 
-FROZEN = {
+FROZEN: dict[type[nn.Module], type[nn.Module]] = {
     nn.BatchNorm1d: FrozenBatchNorm1d,
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.BatchNorm3d: FrozenBatchNorm3d,

@@ -83,7 +83,7 @@ class Optimizer(contract.Optimizer):
         """Set the clock: `steps_per_epoch` batches make an epoch, `epoch` of them are over."""
         self._steps_per_epoch, self._steps, self.epoch = steps_per_epoch, epoch * steps_per_epoch, float(epoch)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Count a batch that ends in an optimizer step."""
         self._count(lambda: self.wrapped.step(closure) if closure else self.wrapped.step())
         self.stepped()
@@ -130,7 +130,8 @@ class Optimizer(contract.Optimizer):
         if not self.owns_learning_rate(self.epoch):
             return
         groups = self.wrapped.param_groups
-        for group, rate, kept in zip(groups, self.rates or [None] * len(groups), self.momenta):
+        rates: list[Any] = self.rates or [None] * len(groups)
+        for group, rate, kept in zip(groups, rates, self.momenta):
             if rate is not None:  # before the first batch the recipe has set none
                 group["lr"] = rate
             if kept is not None:

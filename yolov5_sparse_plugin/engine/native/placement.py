@@ -12,6 +12,7 @@ from torch import nn
 from yolov5_sparse_plugin.engine.native import layers
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
 from yolov5_sparse_plugin.engine.recipe import matches
+from yolov5_sparse_plugin.hosts.host import HostModel
 
 # layers that compute nothing, or are there in training only
 NEVER = {"Module", "Identity", "Flatten", "Unflatten", "DataParallel", "ModuleList", "Sequential"}
@@ -59,7 +60,7 @@ class Placement:
         self.model = model
         self.blocks: dict[int, Block] = {}
         for block in blocks_of(model) if fuse else ():
-            conv = model.get_submodule(block.parts[0])
+            conv: HostModel = model.get_submodule(block.parts[0])
             conv.norms = block.norms  # also where no quantizer makes a difference of it, see `structure`
             self.blocks[id(conv)] = block
         self._gone = {name for block in self.blocks.values() for name in block.parts[1:]}
@@ -109,12 +110,12 @@ class Placement:
             layer = here
         layers.quantize_input(layer, self._ready(grid.build(), layer))
 
-    def round_inputs(self, layer: nn.Module, grid: Grid) -> None:
+    def round_inputs(self, layer: HostModel, grid: Grid) -> None:
         if not hasattr(layer, "input_quantizers"):
             count = layer.qat_wrapper_kwargs["num_inputs"]
             layers.quantize_inputs(layer, [self._ready(grid.build(), layer) for _ in range(count)])
 
-    def round_weight(self, layer: nn.Module, grid: Grid | None) -> None:
+    def round_weight(self, layer: HostModel, grid: Grid | None) -> None:
         norms = self.blocks[id(layer)].norms if id(layer) in self.blocks else ()
         if type(layer) in layers.QUANTIZED and (grid is not None or norms):
             quantizer = self._ready(grid.build(layer.weight.shape[0]), layer) if grid else nn.Identity()
@@ -187,8 +188,9 @@ def by_scheme(model: nn.Module, spec: Any, scheme: Any, ignore: list[str], fuse:
             continue
         here.round_weight(layer, Grid.of(wanted.weights))
         inner = [schemes.get(id(part)) for part in layer.modules() if part is not layer]
-        if wanted.output_activations is not None and not any(each and each.output_activations for each in inner):
-            here.round_output(layer, Grid.of(wanted.output_activations))
+        outputs = Grid.of(wanted.output_activations)
+        if outputs is not None and not any(each and each.output_activations for each in inner):
+            here.round_output(layer, outputs)
 
 
 def _round_inputs_below(here: Placement, owner: nn.Module, grids: dict[int, Grid | None]) -> None:

@@ -30,19 +30,21 @@ class Rounding(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int, per_channel: bool
     ) -> Tensor:
+        inverse: Any
+        step: Any
         limits: tuple[Any, Any]
         if per_channel:
             shape = (-1, *[1] * (values.dim() - 1))
-            scale, shift = scale.view(shape), zero_point.view(shape)
-            inverse, limits = scale.reciprocal(), ((low - shift).to(values.dtype), (high - shift).to(values.dtype))
+            step, shift = scale.view(shape), zero_point.view(shape)
+            inverse, limits = step.reciprocal(), ((low - shift).to(values.dtype), (high - shift).to(values.dtype))
         else:
-            inverse, shift = scale.reciprocal().item(), int(zero_point)
-            scale, limits = scale.item(), (low - shift, high - shift)
+            inverse, zero = scale.reciprocal().item(), int(zero_point)
+            step, limits = scale.item(), (low - zero, high - zero)
         steps = torch.mul(values, inverse).round_()
         result = steps.clamp(*limits)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(torch.eq(steps, result))  # a byte a value
-        return result.mul_(scale)
+        return result.mul_(step)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

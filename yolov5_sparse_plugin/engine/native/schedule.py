@@ -88,7 +88,7 @@ class Schedule(contract.Schedule):
         """Write patterns out for this model, and refuse what does not fit it; see `fitting.fit`."""
         fits = fit(self.recipe, model)
         for each, modifier in zip(fits, self._built):
-            modifier.fit = each
+            modifier.suit(each)
         return fits
 
     def match_layers(self, student: torch.nn.Module, teacher: torch.nn.Module) -> None:
@@ -96,12 +96,14 @@ class Schedule(contract.Schedule):
         for modifier in self.distillation:
             pairs = zip(*modifier.layers(student, teacher)) if hasattr(modifier, "layers") else ()
             for (name, ours), (other, theirs) in pairs:
-                weights = [getattr(layer, "weight", None) for layer in (ours, theirs)]
-                if None not in weights and weights[0].shape[0] != weights[1].shape[0]:
+                if not (hasattr(ours, "weight") and hasattr(theirs, "weight")):
+                    continue
+                here, there = len(ours.weight), len(theirs.weight)
+                if here != there:
                     raise RecipeError(
                         f"{self.source}: {modifier.entry.tag} compares {name} with the teacher's {other}, which has "
-                        f"{weights[1].shape[0]} channels, not {weights[0].shape[0]}. Take one of the same size, or "
-                        "DetectionDistillationModifier, which looks at the outputs."
+                        f"{there} channels, not {here}. Take one of the same size, or DetectionDistillationModifier, "
+                        "which looks at the outputs."
                     )
 
     def wrap(
@@ -152,7 +154,7 @@ class Schedule(contract.Schedule):
 
     def prune_at_once(self, model: torch.nn.Module) -> None:
         """Zero, in place, the weights that the recipe ends without, by the magnitudes that they have now."""
-        if any(modifier.fit is None for modifier in self._built):
+        if not all(modifier.fitted for modifier in self._built):
             self.check_model(model)
         model.requires_grad_(True)  # finished checkpoints need no gradient, and pass for frozen
         for modifier in self.pruning:
