@@ -1,4 +1,4 @@
-# make demo: the main job, offline, in under two minutes      make test: the whole test suite
+# make demo: the main job, offline, in under two minutes      make test: the suite      make test-all: the long tests, too
 SHELL := /bin/bash
 # python3 where it is new enough, else the newest that is; Debian's may lack ensurepip
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9
@@ -7,13 +7,23 @@ PYTHON ?= $(shell for p in $(PYTHONS); do $$p -c '$(PROBE)' 2>/dev/null && echo 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+# what differs on a Python without SparseML: installing, the host's mends, the engine, checkpoints, export
+NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py tests/test_native.py tests/test_native_golden.py \
+  tests/test_native_quantization.py tests/test_timeline.py tests/test_checkpoints.py tests/test_export.py
+
+.PHONY: demo test test-all test-newest lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/yolov5-sparse demo
 
 test: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-newest: $(VENV)/.test
+	$(BIN)/python -m pytest $(NEWEST_TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy

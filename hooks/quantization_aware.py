@@ -13,10 +13,11 @@ from yolov5_sparse_plugin.training import memory, ranks
 @hookimpl
 def sparse_run_start(run):
     """Refuse batch norm across processes: SparseML would take it for a layer that is to be quantized."""
-    if run.opt.sync_bn and ranks.several(run.host) and run.schedule.quantizes:
+    by_sparseml = run.schedule.quantizes and run.schedule.engine == "sparseml"
+    if run.opt.sync_bn and ranks.several(run.host) and by_sparseml:
         raise OptionError(
             f"--sync-bn: {run.schedule.source} quantizes, and SparseML knows BatchNorm2d only. Leave --sync-bn out, or "
-            "train without the QuantizationModifier first and quantize the result in a run of its own."
+            "let the other engine execute the recipe: --sparse-engine native."
         )
 
 
