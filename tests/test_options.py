@@ -116,3 +116,16 @@ def test_help_of_train_lists_the_sparse_options(tmp_path):
         "--weights WEIGHTS",
     ):
         assert flag in run.output
+
+
+@pytest.mark.parametrize("value", ["[1]", "[export_report, null]", "true", "{a: b}"])
+def test_what_is_no_name_of_a_hook_cannot_be_disabled(tmp_path, value):
+    (tmp_path / "mine.yaml").write_text(f"disable: {value}\n")
+    with pytest.raises(OptionError, match=r"mine\.yaml: disable: expected names of hooks"):
+        options.disabled_hooks({"YOLOV5_SPARSE_CONFIG": str(tmp_path / "mine.yaml")})
+
+
+def test_a_message_names_the_config_file_that_was_read(tmp_path):
+    (tmp_path / "mine.yaml").write_text("target: gpu\n")
+    with pytest.raises(OptionError, match=r"mine\.yaml: target: no target 'gpu'"):
+        options.resolve({}, environ={"YOLOV5_SPARSE_CONFIG": str(tmp_path / "mine.yaml")})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yolov5_sparse_plugin import __version__
 from yolov5_sparse_plugin.attach import runner
-from yolov5_sparse_plugin.errors import SparsePluginError, end
+from yolov5_sparse_plugin.errors import plainly
 from yolov5_sparse_plugin.zoo.commands import add_parser as add_zoo
 from yolov5_sparse_plugin.zoo.commands import run as zoo
 
@@ -295,9 +295,8 @@ def main() -> int:
         return runner.main(arguments.words)
     try:
         commands = {"demo": demo, "bench": bench, "zoo": zoo, "status": status, "recipes": recipes, CHECK: recipe_check}
-        return commands[arguments.command](arguments)
-    except SparsePluginError as error:
-        end(error)
+        with plainly():
+            return commands[arguments.command](arguments)
     except KeyboardInterrupt:
         print("\nyolov5-sparse: interrupted", file=sys.stderr)
         return 130

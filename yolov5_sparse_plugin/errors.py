@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 
@@ -65,6 +66,15 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> str:
     if close:
         return "Did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "Known: " + ", ".join(known[:12]) + (", …" if len(known) > 12 else "") + "."
+
+
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """Let a command end in a sentence where it ends in an error of ours; see `end`."""
+    try:
+        yield
+    except SparsePluginError as error:
+        end(error)
 
 
 def end(error: SparsePluginError) -> NoReturn:

@@ -229,6 +229,7 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     config = read_config(environ, Path.cwd() if cwd is None else cwd)
+    file = environ.get(ENV_PREFIX + "CONFIG") or CONFIG_NAME
     given, surroundings = from_typed(typed, command), from_environment(environ)
     found = {k: (v, "opt.yaml") for k, v in (recorded or {}).items() if k in BY_NAME and v}
     for name in CODE:
@@ -242,7 +243,7 @@ def resolve(
         given,
         found,
         surroundings,
-        {k: (v, CONFIG_NAME) for k, v in config.items() if k in BY_NAME and v is not None},
+        {k: (v, file) for k, v in config.items() if k in BY_NAME and v is not None},
     )
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
@@ -274,4 +275,8 @@ def disabled_hooks(environ: Mapping[str, str] | None = None, cwd: Path | None = 
     listed: Any = environ.get(ENV_PREFIX + "DISABLE")
     if listed is None:
         listed = read_config(environ, Path.cwd() if cwd is None else cwd).get("disable") or []
-    return [name.strip() for name in (listed.split(",") if isinstance(listed, str) else listed) if str(name).strip()]
+    words = listed.split(",") if isinstance(listed, str) else listed
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        file = environ.get(ENV_PREFIX + "CONFIG") or CONFIG_NAME
+        raise OptionError(f"{file}: disable: expected names of hooks, got {listed!r}.")
+    return [word.strip() for word in words if word.strip()]

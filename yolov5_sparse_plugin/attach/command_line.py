@@ -9,7 +9,7 @@ import sys
 from typing import Any, Callable
 
 from yolov5_sparse_plugin import options
-from yolov5_sparse_plugin.errors import OptionError, SparsePluginError, end
+from yolov5_sparse_plugin.errors import OptionError, plainly
 from yolov5_sparse_plugin.hosts.log import Said
 from yolov5_sparse_plugin.hosts.patchset import View
 
@@ -24,9 +24,8 @@ def exit_plainly(call: Callable[[], Any]) -> Any:
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # else Python looks for garbage among all that torch and YOLOv5 hold: 1.5 s
     try:
-        return call()
-    except SparsePluginError as error:
-        end(error)
+        with plainly():
+            return call()
     except KeyboardInterrupt as interrupt:
         if not getattr(interrupt, "said", False):  # not during a sparse run: upstream's own traceback
             raise

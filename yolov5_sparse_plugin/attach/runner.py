@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from yolov5_sparse_plugin.errors import OptionError, end
+from yolov5_sparse_plugin.errors import OptionError, plainly
 
 USAGE = """\
 usage: python -m yolov5_sparse_plugin SCRIPT [ARGUMENT ...]
@@ -36,10 +36,8 @@ def main(words: list[str]) -> int:
         print(USAGE, end="", file=sys.stdout if words else sys.stderr)
         return 0 if words else 2
     path = os.path.join(os.getcwd(), words[0])  # as Python makes it, not tidied up
-    try:
+    with plainly():
         source = read(words[0])
-    except OptionError as error:
-        end(error)
     try:
         execute(source, path, words)
     except BaseException:
