@@ -1,4 +1,4 @@
-"""Time and peak memory of a training step: plain upstream, with pruning, with quantization-aware training.
+"""Time and peak memory of a training step: plain upstream, pruning, quantization-aware training, under both engines.
 
     python benchmarks/steps.py [--img 320] [--batch 16] [--rounds 15]
 
@@ -10,6 +10,7 @@ above that process's level before the first step.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -20,8 +21,10 @@ import sys
 import time
 from pathlib import Path
 
-# quantized, 8: with --sparse-qat-batch-size 8
-VARIANTS = ("plain", "pruning", "quantized", "quantized, SparseML's FakeQuantize", "quantized, 8", "quantized, 4")
+# quantized, native, 8: with --sparse-qat-batch-size 8
+VARIANTS = ("plain", "pruning, native", "quantized, native", "quantized, native, 8", "quantized, native, 4")
+if importlib.util.find_spec("sparseml"):
+    VARIANTS += ("pruning, sparseml", "quantized, sparseml")
 RECIPE = """
 modifiers:
   - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1000.0}
@@ -58,18 +61,16 @@ def build(variant: str, img: int, batch: int):
     model.hyp, model.nc = {**hyp, "label_smoothing": 0.0}, 3
     optimizer = smart_optimizer(model, "SGD", 0.01, 0.937, 5e-4)
     if variant != "plain":
+        from yolov5_sparse_plugin.engine import engines
         from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
-        from yolov5_sparse_plugin.engine.sparseml import compat, schedule
         from yolov5_sparse_plugin.recipes_io import RecipeText
         from yolov5_sparse_plugin.training.memory import split_batches
 
-        compat.TorchQuantization.FakeQuantize = (
-            torch.ao.quantization.FakeQuantize if "SparseML" in variant else compat.FakeQuantize
-        )
         text = RECIPE + (QUANTIZE if "quantized" in variant else "")
         if "quantized" in variant:
             make_adds_quantizable(model)
-        optimizer = schedule.Schedule.load(RecipeText(text, "benchmark")).wrap(optimizer, model, None)
+        schedule = engines.load(RecipeText(text, "benchmark"), engine=variant.split(", ")[1])
+        optimizer = schedule.wrap(optimizer, model, None)
         optimizer.bind(13)
         if variant[-1].isdigit():
             split_batches(model, int(variant[-1]))

@@ -80,11 +80,8 @@ def check(address: str, variables: Any, weights: str | None, epochs: int | None)
     typed = {"sparse_recipe": address, **({"sparse_recipe_args": variables} if variables is not None else {})}
     chosen = options.resolve(typed)
     hooks = manager.create(chosen.hooks, options.disabled_hooks())
-    schedule = engines.load(
-        recipes_io.read(manager.resolve(hooks, "recipe", address, chosen), f"recipes check {address}"),
-        chosen.recipe_args,
-        chosen.engine,
-    )
+    text = recipes_io.read(manager.resolve(hooks, "recipe", address, chosen), f"recipes check {address}")
+    schedule = engines.look_into(text, chosen.recipe_args, chosen.engine)
     recipe = schedule.recipe
     length, origin = (epochs, "--epochs") if epochs is not None else (timeline.length(recipe), "the recipe")
     if length < 1:

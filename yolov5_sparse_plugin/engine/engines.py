@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from yolov5_sparse_plugin.engine.contract import Schedule
-from yolov5_sparse_plugin.errors import OptionError
+from yolov5_sparse_plugin.errors import OptionError, RecipeError
 from yolov5_sparse_plugin.recipes_io import RecipeText
 
 SPARSEML, NATIVE = "sparseml", "native"
@@ -49,3 +49,16 @@ def schedules(name: str) -> type[Schedule]:
 def load(recipe: RecipeText, variables: dict[str, Any] | None = None, engine: str | None = None) -> Schedule:
     """Read a recipe for the engine of that name, for the default one without; see `recipe.parse` for the errors."""
     return schedules(chosen(engine)).load(recipe, variables)
+
+
+def look_into(recipe: RecipeText, variables: dict[str, Any] | None = None, engine: str | None = None) -> Schedule:
+    """Read a recipe that nobody is going to execute: where no engine is named, without SparseML's import if possible.
+
+    Both read the same, but for what native has not got; see `load`.
+    """
+    if engine is None:
+        try:
+            return load(recipe, variables, NATIVE)
+        except RecipeError:
+            return load(recipe, variables)
+    return load(recipe, variables, engine)
