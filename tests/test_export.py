@@ -19,6 +19,7 @@ import yaml
 from conftest import call, command, export, small_file_system
 from onnx import TensorProto, numpy_helper
 
+from yolov5_sparse_plugin import cpu
 from yolov5_sparse_plugin.checkpoints import reading
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, RecipeError, SparsePluginError
 from yolov5_sparse_plugin.export.layers import macs, module_of, weights_of
@@ -322,7 +323,9 @@ def test_one_shot_takes_the_official_checkpoint_of_a_git_checkout(coco_weights, 
     assert [o.name for o in onnx.load(file).graph.output] == ["output0"]
     content = json.loads((tmp_path / "yolov5n.export.json").read_text())
     verified, scores, baseline = content["verified"], content["accuracy"], content["baseline"]
-    assert verified["by_torch"] > 10 and verified["by_both"] > 0.8 * verified["by_torch"]
+    # without 8-bit instructions ONNX Runtime adds in 16 bits, which saturate
+    share = 0.8 if cpu.detect().eight_bit else 0.6
+    assert verified["by_torch"] > 10 and verified["by_both"] > share * verified["by_torch"]
     assert 0 < verified["pixels"]["mean"] < 3 and 0 < verified["scores"]["mean"] < 0.03
     settings = {"imgsz": 320, "device": "cpu", "workers": 0, "project": tmp_path / "val", "plots": False}
     theirs = val.run(str(data), str(file), **settings)[0]

@@ -26,6 +26,7 @@ from native_runs import (
     yolo,
 )
 
+from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.contract import load_strictly
 from yolov5_sparse_plugin.engine.native import fake_quantize, layers, structure
 from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
@@ -287,3 +288,5 @@ def test_a_state_of_before_the_first_observation_can_be_gone_on_with():
     same({name: turned[name] for name in sorted(turned)}, dict(sorted(ours.state_dict().items())))
     load_strictly(ours, turned)
     loss_of(ours(images())).backward()
+    engines.load(quantizing("standard"), engine="sparseml").load_state(theirs, yolo(), turned)
+    assert all(torch.equal(value, state[name]) for name, value in theirs.state_dict().items())

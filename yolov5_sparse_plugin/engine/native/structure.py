@@ -63,7 +63,13 @@ def state_from_sparseml(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
         CheckpointError: a tensor belongs to neither the model nor its quantizers.
     """
     names = names_from_sparseml(state, model)
-    return {ours: _as_ours(ours, state[theirs]) for theirs, ours in names.items() if ours is not None}
+    found = {ours: _as_ours(ours, state[theirs]) for theirs, ours in names.items() if ours is not None}
+    for name in [name for name in found if name.endswith("weight_quantizer.min_val") and not found[name].numel()]:
+        place = name[: -len(".min_val")]  # channels that were not observed yet have no size there
+        channels = len(found[f"{place.rpartition('.')[0]}.weight"])
+        for leaf, value in FakeQuantizer(-128, 127, True, channels).named_buffers():
+            found[f"{place}.{leaf}"] = value
+    return found
 
 
 def names_from_sparseml(names: Iterable[str], model: nn.Module) -> dict[str, str | None]:

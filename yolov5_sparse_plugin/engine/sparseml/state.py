@@ -22,7 +22,7 @@ def load(model: nn.Module, plain: nn.Module, state: Mapping[str, Tensor]) -> Non
     """Load, in place, what `neutral` returned of a model of this structure."""
     names = structure.names_from_sparseml(model.state_dict(), plain)
     found = OrderedDict(
-        (theirs, state[ours].to(value.dtype))
+        (theirs, as_theirs(ours, state).to(value.dtype))
         for theirs, value in model.state_dict().items()
         for ours in [names[theirs]]
         if ours in state
@@ -39,3 +39,13 @@ def load(model: nn.Module, plain: nn.Module, state: Mapping[str, Tensor]) -> Non
     found.update(constants)
     found._metadata = model.state_dict()._metadata  # without it torch 2.1 looks for observers' names of torch 1.4
     load_strictly(model, found)
+
+
+def as_theirs(name: str, state: Mapping[str, Tensor]) -> Tensor:
+    """Return a tensor of `state` as SparseML has it: channels that were not observed yet have no size there."""
+    value = state[name]
+    owner, _, leaf = name.rpartition(".")
+    seen = state.get(f"{owner}.min_val")
+    if seen is None or not seen.dim() or leaf.endswith("_enabled") or not bool(seen.isinf().any()):
+        return value
+    return value[: 0 if leaf.endswith("_val") else 1]
