@@ -1,6 +1,6 @@
 """Write checkpoints as the sparse fork of YOLOv5 did, from real models of this host and real SparseML.
 
-The forms are those of its releases 0.12 to 1.7; `training/legacy.py` lists them.
+The forms are those of its releases 0.12 to 1.7; `checkpoints/legacy.py` lists them.
 """
 
 from __future__ import annotations

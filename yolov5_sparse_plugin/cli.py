@@ -228,6 +228,7 @@ def status(arguments: argparse.Namespace) -> int:
     from yolov5_sparse_plugin import cpu, manager, options, startup
     from yolov5_sparse_plugin.attach import doorways
     from yolov5_sparse_plugin.bench.engines import ENGINES
+    from yolov5_sparse_plugin.engine import engines
     from yolov5_sparse_plugin.hosts import mends
     from yolov5_sparse_plugin.zoo import client
 
@@ -248,6 +249,10 @@ def status(arguments: argparse.Namespace) -> int:
         state = engine.version() or "unknown version" if engine.installed() else f"not installed: {engine.pip}"
         print(f"  {engine.title:12} {state}")
     print(f"  {cpu.advice(features)}")
+    chosen = options.resolve({})
+    engine = engines.chosen(chosen.engine, chosen.asked("engine"))
+    other = "" if engine == engines.NATIVE else "; native, this plugin's own, with --sparse-engine native"
+    print(f"engine for recipes: {engine}{other}")
     off = os.environ.get("YOLOV5_SPARSE_AUTOLOAD") == "0"
     if startup.installed():
         print("autoload: on (yolov5_sparse_plugin.pth; YOLOV5_SPARSE_AUTOLOAD=0 switches it off)")
