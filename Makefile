@@ -23,7 +23,7 @@ test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-newest: $(VENV)/.test
-	$(BIN)/python -m pytest $(NEWEST_TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not long' $(NEWEST_TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import run_commands
-from conftest import call, clean_environment, command, results, yolov5_train, zeros
+from conftest import ALONE, call, clean_environment, command, results, yolov5_train, zeros
 
 from yolov5_sparse_plugin.checkpoints import formats, quantizers, reading, writing
 from yolov5_sparse_plugin.errors import CheckpointError
@@ -131,7 +131,10 @@ def test_a_phase_that_was_written_as_its_place_is_read_by_its_name(finished, tmp
         assert reading.read(tmp_path / "old.pt")["sparse"]["best_phase"] == name
 
 
-@pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
+BOTH = [pytest.param({}, id="with"), pytest.param(WITHOUT, id="without", marks=ALONE)]
+
+
+@pytest.mark.parametrize("env", BOTH)
 def test_val_takes_a_quantized_checkpoint(finished, shapes, tmp_path, env):
     words = [command("yolov5"), "val", "--weights", finished.weights / "best.pt", "--data", shapes, "--img", 64]
     run = call([*words, "--device", "cpu", "--workers", 0], tmp_path, **env)
@@ -169,7 +172,7 @@ for file in {files}:
 """
 
 
-@pytest.mark.parametrize("env", [{}, WITHOUT], ids=["with", "without"])
+@pytest.mark.parametrize("env", BOTH)
 def test_every_checkpoint_validates_detects_and_fine_tunes(finished, shapes, tmp_path, env):
     picture = next((shapes.parent / "images" / "val").iterdir())
     files = [str(finished.weights / name) for name in FILES]
@@ -205,6 +208,7 @@ def test_sparse_transfer_keeps_every_zero(finished, shapes, tmp_path):
     assert not torch.equal(before["model.1.conv.weight"], after["model.1.conv.weight"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("patience", [1, 2])
 def test_after_early_stopping_everything_loads(tmp_path, shapes, recipe, worsening, patience):
     """Whatever the epoch at which it stops: the predecessor wrote `epoch: -1` as soon as stopping was possible."""

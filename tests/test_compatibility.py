@@ -321,6 +321,9 @@ ELSEWHERE = {
 # --------------------------------------------------------------------------------------------------------- running them
 
 
+pytestmark = pytest.mark.long  # a run for each option
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     """The data.yaml of 8 training and 4 validation pictures, half of them 64x32, the others 64x64."""

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 import yaml
-from conftest import call, command, export, small_file_system
+from conftest import ALONE, call, command, export, small_file_system
 from onnx import TensorProto, numpy_helper
 
 from yolov5_sparse_plugin import cpu
@@ -137,7 +137,9 @@ def test_every_targets_graph_is_right_in_openvino(each_target):
 def test_every_targets_graph_is_right_in_opencv(each_target):
     import cv2
 
-    _, file = each_target
+    target, file = each_target
+    if target == "openvino" and cv2.__version__.startswith("5."):
+        pytest.skip("OpenCV 5's MaxPool between quantizers takes 8-bit input only")
     network = cv2.dnn.readNetFromONNX(str(file))
     network.setInput(picture())
     found, expected = network.forward(), session(file).run(None, {"images": picture()})[0]
@@ -162,7 +164,7 @@ def test_the_openvino_graph_leaves_activations_float(finished, tmp_path):
             assert all(makers[name].op_type != "DequantizeLinear" for name in node.input if name in makers), node.name
 
 
-@pytest.mark.parametrize("words", [["val"], ["detect"]], ids=["val", "detect"])
+@pytest.mark.parametrize("words", [pytest.param(["val"], id="val", marks=ALONE), pytest.param(["detect"], id="detect")])
 def test_unmodified_yolov5_takes_the_default_graph(exported, shapes, tmp_path, words):
     common = ["--weights", exported[1] / "best.onnx", "--img", 64, "--device", "cpu", "--project", tmp_path / "out"]
     if words == ["val"]:
@@ -475,6 +477,7 @@ def test_a_failure_leaves_no_half_written_file(finished, tmp_path, monkeypatch):
     refused(ExportError, "as intended", finished.weights / "best.pt", tmp_path)
 
 
+@pytest.mark.long
 def test_what_a_killed_export_left_goes_with_the_next_one_but_not_what_a_living_one_owns(finished, tmp_path):
     shutil.copyfile(finished.weights / "best.pt", tmp_path / "best.pt")
     (tmp_path / "killer.py").write_text(

@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from conftest import call, command, yolov5_train
 
 from yolov5_sparse_plugin import hookspecs
@@ -128,6 +129,7 @@ def test_a_failing_hook_is_named_and_leaves_the_host_as_it_was(tmp_path, shapes,
     assert "WARNING" in run.output and "KeyError in hook sparse_run_end of failing: 'as intended'" in run.output
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_as_if_it_had_not_been(tmp_path):
     """A short form of what the script does; the untouched run is one of its own."""
     script = Path(__file__).parent / "stress" / "kill_and_resume.py"

@@ -118,6 +118,7 @@ def write_voc(folder: Path, shapes: Path) -> None:
     (folder / "VOC.yaml").write_text(yaml.safe_dump(content))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUNS)
 def test_every_training_command_of_the_tutorial_trains(trained, name):
     result = trained(name)
