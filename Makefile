@@ -8,8 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # what differs on a Python without SparseML: installing, the host's mends, the engine, checkpoints, export
-NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py tests/test_native.py tests/test_native_golden.py \
-  tests/test_native_quantization.py tests/test_timeline.py tests/test_checkpoints.py tests/test_export.py
+NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py tests/test_native_golden.py \
+  tests/test_checkpoints.py tests/test_export.py
 
 .PHONY: demo test test-all test-newest lint clean
 
