@@ -250,9 +250,9 @@ def status(arguments: argparse.Namespace) -> int:
         print(f"  {engine.title:12} {state}")
     print(f"  {cpu.advice(features)}")
     chosen = options.resolve({})
-    engine = engines.chosen(chosen.engine, chosen.asked("engine"))
-    other = "" if engine == engines.NATIVE else "; native, this plugin's own, with --sparse-engine native"
-    print(f"engine for recipes: {engine}{other}")
+    name = engines.chosen(chosen.engine, chosen.asked("engine"))
+    other = "" if name == engines.NATIVE else "; native, this plugin's own, with --sparse-engine native"
+    print(f"engine for recipes: {name}{other}")
     off = os.environ.get("YOLOV5_SPARSE_AUTOLOAD") == "0"
     if startup.installed():
         print("autoload: on (yolov5_sparse_plugin.pth; YOLOV5_SPARSE_AUTOLOAD=0 switches it off)")

@@ -7,7 +7,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 
 class SparsePluginError(Exception):
@@ -57,6 +57,23 @@ class ZooError(SparsePluginError):
 
 class PluginError(SparsePluginError):
     """A hook, built in or a third party's, is invalid or failed."""
+
+
+Value = TypeVar("Value")
+
+
+def there(value: Value | None, name: str, when: str) -> Value:
+    """Return what a run or an export has come to have.
+
+    Args:
+        name: how a hook asked for it, `run.model`. when: what has to come first, as a sentence.
+
+    Raises:
+        PluginError: it has not come that far.
+    """
+    if value is None:
+        raise PluginError(f"{name}: it is not there yet. {when}")
+    return value
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> str:

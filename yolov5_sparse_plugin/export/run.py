@@ -33,7 +33,7 @@ from yolov5_sparse_plugin.checkpoints.file import look
 from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.contract import Schedule
 from yolov5_sparse_plugin.engine.native.fake_quantize import quantizers_of
-from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, PluginError, SparsePluginError
+from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError, there
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
@@ -42,6 +42,7 @@ from yolov5_sparse_plugin.hosts.log import Said, say
 from yolov5_sparse_plugin.hosts.patchset import PatchSet, undecorated
 from yolov5_sparse_plugin.options import SparseOptions
 
+EXPORTED = "YOLOv5 has to load the model first, and for the graph to export it."
 Entered = TypeVar("Entered")
 QUANTIZED_OPSET = 17
 CALIBRATION_IMAGES = 64
@@ -99,15 +100,15 @@ class ExportRun:
 
     @property
     def model(self) -> torch.nn.Module:
-        return there(self._model, "model")
+        return there(self._model, "export.model", EXPORTED)
 
     @property
     def graph(self) -> onnx.ModelProto:
-        return there(self._verified, "graph").graph
+        return there(self._verified, "export.graph", EXPORTED).graph
 
     @property
     def findings(self) -> verify.Findings:
-        return there(self._verified, "findings").findings
+        return there(self._verified, "export.findings", EXPORTED).findings
 
     def input_size(self, model: HostModel | None) -> tuple[int, int]:
         """Return height and width as upstream rounds them up for a model: to multiples of its stride, usually 32."""
@@ -354,17 +355,6 @@ class ExportRun:
             )
         if self.options.export_samples:
             verify.write_samples(self, file, file.parent)
-
-
-def there(value: Entered | None, name: str) -> Entered:
-    """Return what an export has brought about.
-
-    Raises:
-        PluginError: it has not come that far.
-    """
-    if value is None:
-        raise PluginError(f"export.{name}: it is not there before the host has loaded the model and exported it.")
-    return value
 
 
 def round_to_grids(model: torch.nn.Module, enabled: bool) -> None:

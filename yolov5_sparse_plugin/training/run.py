@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from torch import nn
 from yolov5_sparse_plugin.checkpoints import phases
 from yolov5_sparse_plugin.engine import timeline
 from yolov5_sparse_plugin.engine.contract import Optimizer, Schedule
-from yolov5_sparse_plugin.errors import PluginError
+from yolov5_sparse_plugin.errors import PluginError, there
 from yolov5_sparse_plugin.hosts import current, log, noval
 from yolov5_sparse_plugin.hosts.patchset import PatchSet
 from yolov5_sparse_plugin.hosts.seams import SEAMS
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from yolov5_sparse_plugin.training.twin import FloatTwin
 
 
-Built = TypeVar("Built")
+BUILT = "YOLOv5 has to build it first; sparse_model_built says when there is a model."
 
 
 class TrainingRun:
@@ -162,7 +162,7 @@ class TrainingRun:
 
     @property
     def live(self) -> LiveModel:
-        return built(self._live, "model")
+        return there(self._live, "run.model", BUILT)
 
     @property
     def model(self) -> nn.Module:
@@ -174,11 +174,11 @@ class TrainingRun:
 
     @property
     def optimizer(self) -> Optimizer:
-        return built(self._optimizer, "optimizer")
+        return there(self._optimizer, "run.optimizer", BUILT)
 
     @property
     def loader(self) -> Any:
-        return built(self._loader, "loader")
+        return there(self._loader, "run.loader", BUILT)
 
     def adopt_model(self, model: nn.Module) -> nn.Module:
         """Take the model that the host has just built."""
@@ -324,14 +324,3 @@ class TrainingRun:
 
 def _outside(outer: Callable[[Any], Any], inner: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda original: outer(inner(original))
-
-
-def built(value: Built | None, name: str) -> Built:
-    """Return what the host has built.
-
-    Raises:
-        PluginError: it has not done so yet.
-    """
-    if value is None:
-        raise PluginError(f"run.{name}: YOLOv5 has not built it yet; sparse_model_built says when there is a model.")
-    return value
