@@ -244,3 +244,11 @@ def test_a_hook_file_may_bring_a_modifier(tmp_path):
     assert torch.equal(model[0].bias, before * 0.5)
     with pytest.raises(RecipeError, match=r"line 2: ShrinkBiasModifier: no key 'factr'. Did you mean 'factor'"):
         engines.load(RecipeText(text.text.replace("factor", "factr"), "r.yaml"))
+
+
+def test_a_hook_that_asks_too_early_is_told_when_to_ask(tmp_path, shapes, recipe):
+    (tmp_path / "early.py").write_text(
+        "from yolov5_sparse_plugin import hookimpl\n@hookimpl\ndef sparse_run_start(run):\n    run.model\n"
+    )
+    run = yolov5_train(tmp_path, shapes, "--sparse-recipe", recipe, "--sparse-hooks", "early.py", status=2)
+    assert "run.model: it is not there yet. YOLOv5 has to build it first" in run.output
