@@ -250,10 +250,15 @@ def machine(find: Callable[[str, str], Any], stored: Callable[[str], int | None]
         def stored(self, key: str) -> int | None:
             return stored(key) if stored else None
 
-    shim = types.ModuleType("inert_pickle")
+    return pickle_module("inert_pickle", Unpickler)
+
+
+def pickle_module(name: str, unpickler: Callable[..., Any]) -> types.ModuleType:
+    """Return what `torch.load` takes for its `pickle_module`, with this class of unpickler in it."""
+    shim = types.ModuleType(name)
     vars(shim).update(
-        Unpickler=Unpickler,
-        load=lambda stream, **kwargs: Unpickler(stream, **kwargs).load(),
+        Unpickler=unpickler,
+        load=lambda stream, **kwargs: unpickler(stream, **kwargs).load(),
         UnpicklingError=pickle.UnpicklingError,
     )
     return shim

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from yolov5_sparse_plugin.checkpoints.inert import pickle_module
+
 
 class Absent:
     """Stands where a checkpoint has an object that is not wanted; takes whatever is done to it, and does nothing."""
@@ -39,13 +41,7 @@ def machine(own: Callable[[str, str], type | None], absent: Callable[[str, str],
                 return attribute
             return own(module, name) or super().find_class(module, name)
 
-    shim = types.ModuleType("trusting_pickle")
-    vars(shim).update(
-        Unpickler=Unpickler,
-        load=lambda stream, **kwargs: Unpickler(stream, **kwargs).load(),
-        UnpicklingError=pickle.UnpicklingError,
-    )
-    return shim
+    return pickle_module("trusting_pickle", Unpickler)
 
 
 def without_absent(ckpt: dict[str, Any]) -> dict[str, Any]:
