@@ -14,11 +14,6 @@ from yolov5_sparse_plugin.checkpoints.reading import read
 from yolov5_sparse_plugin.errors import CheckpointError
 
 
-def full_precision(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return a copy, on the CPU, of a model's whole state dict."""
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
 def save_atomically(save: Callable[..., Any], ckpt: Any, file: Any) -> None:
     """Write a checkpoint so that `file` is at every moment either the old one or the new one, complete.
 

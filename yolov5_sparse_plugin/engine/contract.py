@@ -244,6 +244,11 @@ def quantizers_of(model: nn.Module) -> Iterator[Any]:
     return (module for module in model.modules() if hasattr(module, "fake_quant_enabled"))
 
 
+def full_precision(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy, on the CPU, of a model's whole state dict."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
 def load_strictly(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """Load a state dict into a model, in place, every tensor of both.
 

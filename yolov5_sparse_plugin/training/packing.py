@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from yolov5_sparse_plugin.checkpoints.formats import FORMAT
-from yolov5_sparse_plugin.checkpoints.writing import full_precision
+from yolov5_sparse_plugin.engine.contract import full_precision
 from yolov5_sparse_plugin.training import randomness, ranks
 
 if TYPE_CHECKING:

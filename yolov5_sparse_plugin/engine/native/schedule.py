@@ -172,7 +172,7 @@ class Schedule(contract.Schedule):
         return fake_quantize.quantizers_of(model)
 
     def state(self, model: torch.nn.Module, plain: torch.nn.Module) -> dict[str, torch.Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        return contract.full_precision(model)
 
     def load_state(self, model: torch.nn.Module, plain: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
         contract.load_strictly(model, state)

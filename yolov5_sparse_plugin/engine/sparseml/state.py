@@ -8,14 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from yolov5_sparse_plugin.engine.contract import load_strictly
+from yolov5_sparse_plugin.engine.contract import full_precision, load_strictly
 from yolov5_sparse_plugin.engine.native import structure
 
 
 def neutral(model: nn.Module, plain: nn.Module) -> dict[str, Tensor]:
     """Return a copy, on the CPU, of all of a model's tensors, see `contract.Schedule.state`."""
-    state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-    return structure.state_from_sparseml(state, plain)
+    return structure.state_from_sparseml(full_precision(model), plain)
 
 
 def load(model: nn.Module, plain: nn.Module, state: Mapping[str, Tensor]) -> None:
