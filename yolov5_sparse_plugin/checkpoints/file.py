@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from yolov5_sparse_plugin.checkpoints import archive, formats, legacy, phases, unpickling
@@ -40,7 +39,7 @@ class CheckpointFile:
         self.identity: tuple[Any, ...] | None = None
         if archive.is_path(file):
             state = os.stat(file)
-            self.identity = (str(Path(file)), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+            self.identity = (os.path.abspath(file), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         self._ckpt: dict[str, Any] | None = None
 
     def check(self) -> None:
