@@ -263,7 +263,7 @@ def status(arguments: argparse.Namespace) -> int:
     blocked = options.disabled_hooks()
     config = options.config_file(os.environ, Path.cwd())
     print(f"config file: {config or 'none (yolov5-sparse.yaml in the current directory would be read)'}")
-    hooks = manager.create(options.resolve({}).hooks, blocked)
+    hooks = manager.create(chosen.hooks, blocked)
     print("hooks, in order of registration:")
     for name, plugin in hooks.list_name_plugin():
         summary = (plugin.__doc__ or "").strip().partition("\n")[0]  # a class's own, None of a file without one

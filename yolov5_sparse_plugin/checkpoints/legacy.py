@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from yolov5_sparse_plugin.checkpoints import archive, legacy_names, phases, plain, unpickling
+from yolov5_sparse_plugin.checkpoints.formats import FORMAT
 from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.native.structure import state_from_sparseml
 from yolov5_sparse_plugin.engine.residual import adding_bottlenecks, make_adds_quantizable
@@ -110,8 +111,6 @@ def no_model(found: Any, file: Any) -> CheckpointError:
 
 def in_our_format(ckpt: dict[str, Any], file: Any) -> dict[str, Any]:
     """Turn what the fork wrote, already loaded, into this plugin's format; `file` is for messages."""
-    from yolov5_sparse_plugin.checkpoints.formats import FORMAT
-
     plain.check(ckpt, file)
     live, averaged = ckpt.get("model"), ckpt.get("ema")
     text = next((ckpt[key] for key in RECIPES if isinstance(ckpt.get(key), str) and ckpt[key].strip()), "")

@@ -13,8 +13,6 @@ from yolov5_sparse_plugin.checkpoints.formats import is_quantized
 from yolov5_sparse_plugin.checkpoints.quantizers import quantized_model
 
 TRUST = options.ENV_PREFIX + "TRUST_PICKLE"
-
-
 _guarding: list[bool] = []
 
 

@@ -32,7 +32,7 @@ from yolov5_sparse_plugin.checkpoints import formats
 from yolov5_sparse_plugin.checkpoints.file import look
 from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.contract import Schedule
-from yolov5_sparse_plugin.engine.native.fake_quantize import quantizers_of
+from yolov5_sparse_plugin.engine.native.fake_quantize import disable_fake_quant, enable_fake_quant
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError, there
 from yolov5_sparse_plugin.export import images, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
@@ -295,7 +295,7 @@ class ExportRun:
             elif fuse and hasattr(model, "fuse"):
                 model = model.fuse()
             self._model = model.eval()
-            round_to_grids(model, False)  # upstream runs it twice for the shapes of its outputs alone
+            disable_fake_quant(model)  # upstream runs it twice for the shapes of its outputs alone
             return model
 
         return load
@@ -319,7 +319,7 @@ class ExportRun:
 
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
-            round_to_grids(self.model, True)
+            enable_fake_quant(self.model)
             with scratch_folder(final) as folder, PatchSet(inner, {"trace": by_tracing}):
                 inner(model, im, folder / Path(file).name, *args, **kwargs)
                 written = folder / final.name
@@ -355,12 +355,6 @@ class ExportRun:
             )
         if self.options.export_samples:
             verify.write_samples(self, file, file.parent)
-
-
-def round_to_grids(model: torch.nn.Module, enabled: bool) -> None:
-    """Let the quantizers of a model round what passes, or let it pass as it is."""
-    for quantizer in quantizers_of(model):
-        quantizer.enable_fake_quant(enabled)
 
 
 def by_tracing(torch_export: Callable) -> Callable:

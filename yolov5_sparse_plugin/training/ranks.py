@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from yolov5_sparse_plugin.engine.contract import quantizers_of
+
 
 def leads(host: dict[str, Any]) -> bool:
     """Return whether this process validates and writes: rank 0, or the only one.
@@ -32,10 +34,9 @@ def share_quantizers(model: torch.nn.Module) -> None:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() < 2:
         return
     alike: dict[torch.dtype, list[torch.Tensor]] = defaultdict(list)
-    for module in model.modules():
-        if hasattr(module, "fake_quant_enabled"):
-            for buffer in module.buffers():
-                alike[buffer.dtype].append(buffer)
+    for quantizer in quantizers_of(model):
+        for buffer in quantizer.buffers():
+            alike[buffer.dtype].append(buffer)
     for buffers in alike.values():
         flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
         dist.broadcast(flat, 0)
