@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 
 import pytest
 import torch
 from conftest import ENGINES, call, command, results, yolov5_train
 
-from yolov5_sparse_plugin.checkpoints import reading
+from yolov5_sparse_plugin.checkpoints import formats, reading
 from yolov5_sparse_plugin.engine import engines
+from yolov5_sparse_plugin.engine.contract import full_precision
+from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
 from yolov5_sparse_plugin.errors import OptionError
 
 BOTH = pytest.mark.skipif("sparseml" not in ENGINES, reason="SparseML installs on Python 3.9 to 3.11")
@@ -52,6 +55,27 @@ def test_a_run_that_began_under_one_engine_goes_on_under_the_other(finished, tmp
         assert "Resuming training" in run.output
         ended.append(reading.read(last)["sparse"])
     same(*ended)
+
+
+@BOTH
+def test_a_file_of_the_format_that_had_sparsemls_names_is_read_into_todays(finished, tmp_path):
+    """The structure is SparseML's own, made anew; only what is written around it is put together here."""
+    ckpt = reading.read(finished.weights / "best.pt")
+    part, plain = ckpt["sparse"], ckpt["model"].float()
+    theirs = deepcopy(plain)
+    make_adds_quantizable(theirs)
+    schedule = engines.schedules("sparseml").of_structure(part["recipe"], "its recipe")
+    schedule.apply_quantization(theirs)
+    schedule.load_state(theirs, plain, part["state"])
+    old = {**part, "format": formats.OLD, "rank": 3, "state": full_precision(theirs)}
+    for name in ("best_phase", "engine"):
+        del old[name]
+    torch.save({**ckpt, "sparse": old}, tmp_path / "best.pt")
+    again = reading.read(tmp_path / "best.pt")["sparse"]
+    assert "model.0.conv.module.weight" in old["state"]
+    assert (again["format"], again["engine"], again["best_phase"]) == (formats.FORMAT, "sparseml", "pruned_quantized")
+    assert again["state"].keys() == part["state"].keys()
+    assert all(torch.equal(value, part["state"][name]) for name, value in again["state"].items())
 
 
 def test_an_engine_that_is_not_there_is_said_with_what_to_do(monkeypatch):
