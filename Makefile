@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # what differs on a Python without SparseML; the demo goes through training, checkpoints and export there
-NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py tests/test_native_golden.py
+NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py tests/test_native_golden.py tests/test_marks.py
 
 .PHONY: demo test test-all test-newest lint clean
 

@@ -29,7 +29,7 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
         ExportError: a format that was asked for does not exist afterwards.
     """
     from yolov5_sparse_plugin.checkpoints import reading
-    from yolov5_sparse_plugin.export.run import ExportRun
+    from yolov5_sparse_plugin.export.run import ExportRun, uncollected
 
     chosen = options.resolve(own, command="export")
     arguments = {**arguments, **coerced(arguments)}
@@ -43,7 +43,8 @@ def export(upstream: Callable, arguments: dict[str, Any], own: dict[str, Any], t
         reading.whole_pickles(chosen.trust_pickle),
         datasets.relocated(arguments["data"], chosen.data_path) as arguments["data"],
     ):
-        run = ExportRun(upstream, chosen, arguments, typed, hooks)
+        with uncollected():
+            run = ExportRun(upstream, chosen, arguments, typed, hooks)
         run.check()
         return run.execute()
 

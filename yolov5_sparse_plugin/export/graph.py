@@ -78,13 +78,21 @@ class Graph:
         return cls(gs.import_onnx(model), metadata={p.key: p.value for p in model.metadata_props})
 
     def write(self) -> onnx.ModelProto:
-        """Return the model: sorted, without dead nodes, shapes inferred, metadata kept."""
+        """Return the model: sorted, without dead nodes, metadata kept.
+
+        The shapes of the tensors inside are left out, as in upstream's files: engines infer them, and they are a
+        fortieth of a small model's file.
+        """
         self.tidy()
+        ends = {tensor.name for tensor in (*self.onnx.inputs, *self.onnx.outputs)}
+        for name, tensor in self.onnx.tensors().items():
+            if isinstance(tensor, gs.Variable) and name not in ends:
+                tensor.dtype = tensor.shape = None
         model = gs.export_onnx(self.onnx, do_type_check=False)
         model.ir_version = min(model.ir_version, 8)  # what opset 17 needs; older engines refuse newer ones
         model.producer_name = "yolov5-sparse-plugin"
         onnx.helper.set_model_props(model, self.metadata)
-        return onnx.shape_inference.infer_shapes(model)
+        return model
 
     def tidy(self) -> None:
         self.onnx.cleanup(remove_unused_graph_inputs=False).toposort()

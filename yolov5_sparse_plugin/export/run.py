@@ -32,9 +32,9 @@ from yolov5_sparse_plugin.checkpoints import formats
 from yolov5_sparse_plugin.checkpoints.file import look
 from yolov5_sparse_plugin.engine import engines
 from yolov5_sparse_plugin.engine.contract import Schedule
-from yolov5_sparse_plugin.engine.native.fake_quantize import disable_fake_quant, enable_fake_quant
+from yolov5_sparse_plugin.engine.native.fake_quantize import Grid, disable_fake_quant, enable_fake_quant
 from yolov5_sparse_plugin.errors import CheckpointError, ExportError, OptionError, SparsePluginError, there
-from yolov5_sparse_plugin.export import images, verify
+from yolov5_sparse_plugin.export import images, marks, verify
 from yolov5_sparse_plugin.export.scratch import scratch_folder
 from yolov5_sparse_plugin.hosts import current
 from yolov5_sparse_plugin.hosts.host import HostModel
@@ -207,7 +207,8 @@ class ExportRun:
             self._closing.callback(gc.unfreeze)
             if self.sparse:
                 self.hook.sparse_export_start(export=self)
-            files = self._call_upstream()
+            with uncollected():
+                files = self._call_upstream()
             if self.sparse and self._written:
                 self.hook.sparse_export_done(export=self, file=self._written)
         return Said(files) if self.sparse else files
@@ -320,11 +321,12 @@ class ExportRun:
         def export_onnx(model: Any, im: Any, file: Any, *args: Any, **kwargs: Any) -> tuple[str, None]:
             started, final = time.perf_counter(), Path(file).with_suffix(".onnx")
             enable_fake_quant(self.model)
-            with scratch_folder(final) as folder, PatchSet(inner, {"trace": by_tracing}):
-                inner(model, im, folder / Path(file).name, *args, **kwargs)
+            with scratch_folder(final) as folder:
+                with marks.marked(self.model) as grids, PatchSet(inner, {"trace": by_tracing}):
+                    inner(model, im, folder / Path(file).name, *args, **kwargs)
                 written = folder / final.name
                 if self.sparse:
-                    self._finish(written)
+                    self._finish(written, grids)
                 report.forget(final)
                 os.replace(written, final)
                 for samples in folder.glob("sample-*"):
@@ -337,13 +339,13 @@ class ExportRun:
 
         return export_onnx
 
-    def _finish(self, file: Path) -> None:
-        """Let the hooks rewrite the graph at `file`, and compare the result with the torch model."""
-        # from the file: a model in memory would be written out and read again for it
-        model = onnx.shape_inference.infer_shapes(file.read_bytes())
+    def _finish(self, file: Path, grids: dict[str, Grid]) -> None:
+        """Put the quantizers into the graph at `file`, let the hooks rewrite it, compare it with the torch model."""
+        model = onnx.shape_inference.infer_shapes(marks.with_quantizers(onnx.load(str(file)), grids))
         fixed = self.hook.sparse_export_graph(export=self, model=model)
         if fixed is not None:
             model = fixed
+        if fixed is not None or grids:  # upstream's own file stays as it is
             onnx.save(model, str(file))
         findings = verify.verify(self, model, file)
         self._verified = Verified(model, findings)
@@ -357,8 +359,25 @@ class ExportRun:
             verify.write_samples(self, file, file.parent)
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python look for no garbage meanwhile: graphs and checkpoints are many small objects, and all in use."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def by_tracing(torch_export: Callable) -> Callable:
     """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes."""
-    if "dynamo" not in inspect.signature(torch_export).parameters:
-        return torch_export
-    return lambda *args, **kwargs: torch_export(*args, **{"dynamo": False, **kwargs})
+
+    def export(*args: Any, **kwargs: Any) -> Any:
+        if "dynamo" in inspect.signature(torch_export).parameters:
+            kwargs.setdefault("dynamo", False)
+        marks.write_marks(kwargs)
+        return torch_export(*args, **kwargs)
+
+    return export

@@ -16,6 +16,15 @@ SMALLEST = torch.finfo(torch.float32).eps  # scale of a symmetric grid on which 
 SIZED = ("scale", "zero_point", "min_val", "max_val")
 
 
+class Grid(NamedTuple):
+    """What a quantizer rounds to: scale (float32) and zero point (int32), [1] or [channels], and its integers."""
+
+    scale: Tensor
+    zero_point: Tensor
+    quant_min: int
+    quant_max: int
+
+
 class FakeQuantizer(nn.Module):
     """Observes a moving average of minima and maxima, and rounds to the grid that they span.
 
@@ -39,6 +48,7 @@ class FakeQuantizer(nn.Module):
     max_val: Tensor
     observer_enabled: Tensor
     fake_quant_enabled: Tensor
+    _ready: bool
 
     def __init__(self, quant_min: int, quant_max: int, symmetric: bool, channels: int = 0):
         super().__init__()
@@ -52,6 +62,17 @@ class FakeQuantizer(nn.Module):
         self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
         self.register_buffer("fake_quant_enabled", torch.ones(1, dtype=torch.uint8))
         self._recall()
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.scale, self.zero_point, self.quant_min, self.quant_max)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether values change here: it is switched on, and knows a range."""
+        if not self._ready:
+            self._ready = bool(torch.isfinite(self.min_val).all())
+        return self._rounding and self._ready
 
     def _recall(self) -> None:
         """Take from the buffers what every forward pass asks for: to ask a GPU is to wait for it."""
@@ -85,9 +106,7 @@ class FakeQuantizer(nn.Module):
         if observing and values.numel():
             self.observe(values.detach())
             self._ready, self._history = True, object()
-        if not self._ready:
-            self._ready = bool(torch.isfinite(self.min_val).all())
-        if not (self._rounding and self._ready):
+        if not self.rounds:
             return values
         limits = self.quant_min, self.quant_max
         result = rounded(values, self.scale, self.zero_point, *limits, self.per_channel)

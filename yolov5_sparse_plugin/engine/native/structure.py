@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer
+from yolov5_sparse_plugin.engine.native.fake_quantize import FakeQuantizer, Grid
 from yolov5_sparse_plugin.errors import CheckpointError
 
 OBSERVER = "activation_post_process."
@@ -31,25 +30,20 @@ ROLES = {"input": "input_quantizer", "weight": "weight_quantizer"}
 RESIDUAL = ".residual"  # the adds that engine.residual makes layers; a float model has none
 
 
-class Grid(NamedTuple):
-    """What a quantizer rounds to: scale (float32) and zero point (int32), [1] or [channels], and its integers."""
-
-    scale: Tensor
-    zero_point: Tensor
-    quant_min: int
-    quant_max: int
-
-
 def grids(model: nn.Module) -> dict[str, Grid]:
-    """Return every quantizer's grid by the float name of its layer and what it rounds: `model.0.conv.weight`.
+    """Return every quantizer's grid by the float name of its layer and what it rounds, see `quantizers`."""
+    return {place: quantizer.grid for place, quantizer in quantizers(model).items()}
+
+
+def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
+    """Return the quantizers by the float name of their layer and what they round: `model.0.conv.weight`.
 
     The others are `.input`, `.output`, and `.input.0` where a layer has several.
     """
-    found: dict[str, Grid] = {}
+    found: dict[str, FakeQuantizer] = {}
     for name, each in model.named_modules():
         if isinstance(each, FakeQuantizer):
-            place = re.sub(r"(input|weight|output)_quantizers?(?=\.\d+$|$)", r"\1", name)
-            found[place] = Grid(each.scale, each.zero_point, each.quant_min, each.quant_max)
+            found[re.sub(r"(input|weight|output)_quantizers?(?=\.\d+$|$)", r"\1", name)] = each
     return found
 
 

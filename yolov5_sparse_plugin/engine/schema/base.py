@@ -10,7 +10,8 @@ from yolov5_sparse_plugin.engine.schema.values import Start
 class Plain(BaseModel):
     """Unknown fields are refused, and what is no finite number is no number."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    # built when first used: reading a checkpoint imports the schema, and validates no recipe
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=(), defer_build=True)
 
 
 class Modifier(Plain):

@@ -122,8 +122,9 @@ def least_error(
     y = function(x)
     slope = np.gradient(y, x)
 
-    def error(grid: Grid) -> float:
-        end = output.rounded(function(np.asarray(grid.low, np.float64)))
-        return float((weight * np.where(x < grid.low, (end - y) ** 2, (slope * grid.scale) ** 2 / 12)).sum())
-
-    return min((Grid.covering(end, high) for end in np.linspace(low, low / 8, 57)), key=error)
+    ends = np.linspace(low, low / 8, 57)
+    grids = Grid.covering(ends, high)
+    first = grids.low[:, None]
+    cut = output.rounded(function(first)) - y
+    error = np.where(x < first, cut**2, (slope * grids.scale[:, None]) ** 2 / 12) @ weight
+    return Grid.covering(ends[error.argmin()], high)
