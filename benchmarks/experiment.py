@@ -24,7 +24,7 @@ def writable(source: Path, runs: Path) -> Path:
     return data
 
 
-def train(runs: Path, name: str, words: list[Any], threads: int, plain: bool = False) -> Path:
+def train(runs: Path, name: str, words: list[Any], threads: int, plain: bool = False, seed: int = 0) -> Path:
     """Run `yolov5 train` into `runs/name`, its output into `runs/name.log`; return the folder of the weights.
 
     Args:
@@ -33,7 +33,7 @@ def train(runs: Path, name: str, words: list[Any], threads: int, plain: bool = F
     folder = runs / name
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        more = ["--seed", 0, "--noplots", "--cache", "--project", runs, "--name", name]
+        more = ["--seed", seed, "--noplots", "--cache", "--project", runs, "--name", name]
         with open(runs / f"{name}.log", "w") as log:
             _yolov5(["train", *COMMON, *more, *words], runs, threads, plain, stdout=log, stderr=subprocess.STDOUT)
         (folder / "done").touch()

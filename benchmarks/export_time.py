@@ -1,10 +1,11 @@
 """What an export costs: `yolov5 export` of a quantized checkpoint beside upstream's own of a dense one.
 
-    python benchmarks/export_time.py DENSE.pt QUANTIZED.pt [--rounds 5] [--data data.yaml]
+    python benchmarks/export_time.py DENSE.pt QUANTIZED.pt [--rounds 5] [--reports [--data data.yaml]]
 
 Whole commands, interleaved; medians in seconds and ratios to the dense export, for which the plugin is switched off.
-The fast report exports a baseline, and loads and times both models in every engine that is installed, so it is measured
-with one engine after the other. With --data, the full one as well, with mAP on its validation images.
+With --reports, those as well: the fast one exports a baseline, and loads and times both models in every engine that is
+installed, so it is measured with one engine after the other; with --data, the full one, too, with mAP on its validation
+images.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("dense", type=Path)
     parser.add_argument("quantized", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--reports", action="store_true")
     parser.add_argument("--data", type=Path)
     arguments = parser.parse_args()
     here = [name for name, engine in ENGINES.items() if engine.installed()]
@@ -56,11 +58,11 @@ def main() -> None:
         "dense": (COMMAND, arguments.dense, "", []),
         "quantized, no report": (COMMAND, arguments.quantized, "", ["--sparse-report", "none"]),
     }
-    for count in range(1, len(here) + 1):
+    for count in range(1, len(here) + 1) if arguments.reports else ():
         engines = ",".join(here[:count])
         words = ["--sparse-report", "fast"]
         variants[f"quantized, fast report with {engines}"] = (COMMAND, arguments.quantized, engines, words)
-    if arguments.data:
+    if arguments.data and arguments.reports:
         words = ["--data", str(arguments.data.resolve())]
         variants["quantized, full report with all"] = (COMMAND, arguments.quantized, ",".join(here), words)
     seconds: dict[str, list[float]] = {name: [] for name in variants}
