@@ -25,23 +25,9 @@ from pathlib import Path
 VARIANTS = ("plain", "pruning, native", "quantized, native", "quantized, native, 8", "quantized, native, 4")
 if importlib.util.find_spec("sparseml"):
     VARIANTS += ("pruning, sparseml", "quantized, sparseml")
-RECIPE = """
-modifiers:
-  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 1000.0}
-  - !MagnitudePruningModifier
-      {params: __ALL_PRUNABLE__, init_sparsity: 0.05, final_sparsity: 0.6, start_epoch: 0.0, end_epoch: 10.0,
-       update_frequency: 0.5}
-"""
-QUANTIZE = """
-  - !QuantizationModifier
-      start_epoch: 0.0
-      model_fuse_fn_name: no_fuse
-      scheme:
-        input_activations: {num_bits: 8, symmetric: false}
-        weights: {num_bits: 8, symmetric: true, strategy: channel}
-      ignore: [SiLU, Upsample, MaxPool2d, Concat, Detect, BatchNorm2d]
-      strict: false
-"""
+RECIPE = "finetune_pruned_quantized"
+# a schedule that prunes twice an epoch from the first step on, and quantizes from the second one or never
+PHASES = {"num_epochs": 1000, "warmup_epochs": 0.01, "pruning_start_epoch": 0, "pruning_end_epoch": 10}
 
 
 def build(variant: str, img: int, batch: int):
@@ -61,15 +47,15 @@ def build(variant: str, img: int, batch: int):
     model.hyp, model.nc = {**hyp, "label_smoothing": 0.0}, 3
     optimizer = smart_optimizer(model, "SGD", 0.01, 0.937, 5e-4)
     if variant != "plain":
+        from yolov5_sparse_plugin import recipes_io
         from yolov5_sparse_plugin.engine import engines
         from yolov5_sparse_plugin.engine.residual import make_adds_quantizable
-        from yolov5_sparse_plugin.recipes_io import RecipeText
         from yolov5_sparse_plugin.training.memory import split_batches
 
-        text = RECIPE + (QUANTIZE if "quantized" in variant else "")
+        variables = {**PHASES, "quantization_start_epoch": 0.02 if "quantized" in variant else 999}
         if "quantized" in variant:
             make_adds_quantizable(model)
-        schedule = engines.load(RecipeText(text, "benchmark"), engine=variant.split(", ")[1])
+        schedule = engines.load(recipes_io.read(RECIPE), variables, variant.split(", ")[1])
         optimizer = schedule.wrap(optimizer, model, None)
         optimizer.bind(13)
         if variant[-1].isdigit():
