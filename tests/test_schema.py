@@ -101,6 +101,10 @@ REFUSED = {
     text_of("EpochRangeModifer", {"start_epoch": 0.0}): r"no modifier 'EpochRangeModifer'\. Did you mean",
     text_of("LearningRateModifier", {"lr_class": "StepLR", "lr_kwargs": {"step": 1}, "init_lr": 0.1, "start_epoch": 0}):
         r"lr_kwargs {'step': 1}: StepLR takes step_size, gamma",
+    text_of("LearningRateModifier",
+            {"lr_class": "StepLR", "lr_kwargs": {"step_size": 1}, "init_lr": 0.1, "start_epoch": 0}):
+        r"StepLR takes step_size, gamma; look at gamma",
+    text_of("SetLearningRateModifier", {"learning_rate": None, "start_epoch": 0}): r"learning_rate None: expected",
     # where things stand
     "modifiers:\n  - {start_epoch: 0.0}\n": r"line 2: no modifier: its name",
     "modifiers:\n  - !EpochRangeModifier [1, 2]\n": r"EpochRangeModifier needs 'key: value' lines",

@@ -113,7 +113,7 @@ def rate_at(recipe: Recipe, group: int, epoch: float) -> float | None:
 
     Of several modifiers the one that wrote last counts; of those that write together, the one that ends last.
     """
-    found: tuple[tuple[float, bool, float, float], float | None] | None = None
+    found: tuple[tuple[float, bool, float, float], float] | None = None
     for entry in of_kind(recipe, *RATES):
         spec, start = entry.spec, entry.spec.start
         groups = getattr(spec, "param_groups", None)
@@ -127,8 +127,8 @@ def rate_at(recipe: Recipe, group: int, epoch: float) -> float | None:
     return found[1] if found else None
 
 
-def rate_of(spec: Any, epoch: float) -> float | None:
-    """Return the learning rate that a modifier sets at `epoch`, at which it is at work; None: it leaves it alone."""
+def rate_of(spec: Any, epoch: float) -> float:
+    """Return the learning rate that a modifier sets at `epoch`, at which it is at work."""
     if isinstance(spec, schema.SetLearningRateModifier):
         return spec.learning_rate
     if isinstance(spec, schema.LearningRateModifier):

@@ -31,7 +31,7 @@ class SetLearningRate(Rate):
     """A learning rate from an epoch on."""
 
     def update(self, moment: Moment) -> None:
-        if self.spec.learning_rate is not None and not self.started:
+        if not self.started:
             self.write(moment, self.spec.learning_rate)
 
 

@@ -31,7 +31,7 @@ class EpochRangeModifier(Modifier):
 class SetLearningRateModifier(Modifier):
     """A learning rate from an epoch on."""
 
-    learning_rate: Optional[NotNegative]
+    learning_rate: NotNegative
     param_groups: Optional[Groups] = None
     end_epoch: Unused = -1
     constant_logging: bool = False
@@ -53,12 +53,12 @@ class LearningRateFunctionModifier(Modifier):
 
 class StepLR(Plain):
     step_size: Positive
-    gamma: Number = 0.1
+    gamma: Number
 
 
 class MultiStepLR(Plain):
     milestones: list[Epoch]
-    gamma: Number = 0.1
+    gamma: Number
 
 
 class ExponentialLR(Plain):
