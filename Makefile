@@ -15,8 +15,9 @@ NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py
 demo: $(VENV)/.demo
 	$(BIN)/yolov5-sparse demo
 
+# --warm: commands are forked from a process that has torch in it already, which spares most of their start
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not long' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --warm -m 'not long' $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

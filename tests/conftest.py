@@ -18,6 +18,7 @@ from typing import Any, Callable
 
 import numpy as np
 import pytest
+import warm
 from filelock import FileLock
 from zoo_server import STUB
 
@@ -92,6 +93,7 @@ class Result:
         return self.folder / "weights"
 
 
+SERVERS: list[warm.Warm] = []  # the one of this worker, with --warm
 # one thread for each process: with two workers of two threads each, two cores are ten times slower
 THREADS = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
@@ -103,6 +105,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def pytest_addoption(parser):
+    parser.addoption("--warm", action="store_true", help="fork yolov5's commands from a process with torch in it")
     parser.addoption("--write-compatibility", action="store_true", help="write docs/compatibility.md anew")
 
 
@@ -136,6 +139,12 @@ def pytest_configure(config):
         shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", folder / name)
     os.environ["YOLOV5_CONFIG_DIR"] = str(folder)
     os.environ["WANDB_MODE"] = "offline"  # upstream then leaves Weights & Biases alone
+    forks = (
+        config.getoption("--warm") and sys.platform == "linux"
+    )  # elsewhere, forking what has imported torch may fail
+    if forks and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
+        SERVERS.append(warm.Warm(clean_environment()))
+        config.add_cleanup(lambda: SERVERS.pop().close())
 
 
 def pytest_collection_modifyitems(items):
@@ -236,20 +245,17 @@ def command(name: str) -> str:
 
 def call(words: list[Any], cwd: Path, status: int | None = 0, **env: str) -> Result:
     """Run a command, its output captured; assert its exit status unless `status` is None."""
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=cwd,
-        env=clean_environment(**env),
-        text=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-    )
-    output = done.stdout.replace("\r", "\n")
+    words = [str(word) for word in words]
+    with tempfile.NamedTemporaryFile() as file:
+        if SERVERS and words[0] == command("yolov5") and not any(name.startswith(warm.AT_START) for name in env):
+            returned = SERVERS[0].run(words, cwd, clean_environment(**env), Path(file.name), timeout=600)
+        else:
+            more = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+            returned = subprocess.run(words, cwd=cwd, env=clean_environment(**env), timeout=600, **more).returncode
+        output = Path(file.name).read_text().replace("\r", "\n")
     if status is not None:
-        assert done.returncode == status, output[-6000:]
-    return Result(done.returncode, output, cwd / "runs" / "exp")
+        assert returned == status, output[-6000:]
+    return Result(returned, output, cwd / "runs" / "exp")
 
 
 def hyperparameters() -> str:

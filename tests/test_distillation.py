@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 import yolov5
-from conftest import RECIPE, results, yolov5_train
+from conftest import ENGINES, RECIPE, results, yolov5_train
 
 from yolov5_sparse_plugin.engine.detection_loss import corners, detection_loss, overlap
 from yolov5_sparse_plugin.errors import HostError, RecipeError
@@ -142,11 +142,16 @@ def test_the_predecessor_s_options_have_their_effect(finished, moved, tmp_path):
     assert f"sparse_teacher: {weights}" in opt and "sparse_gradient_accum_steps: 30" in opt
 
 
-def test_a_teacher_needs_no_recipe(finished, shapes, tmp_path):
-    run = yolov5_train(tmp_path, shapes, "--epochs", 2, "--sparse-teacher", finished.weights / "best_pruned.pt")
-    ckpt = torch.load(run.weights / "last.pt", weights_only=False)
-    assert "DetectionDistillationModifier" in ckpt["sparse"]["recipe"] and ckpt["sparse"]["phase"] == "dense"
-    assert all(value > 0 for value in results(run)["sparse/distillation"])
+def test_a_teacher_needs_no_recipe_and_teaches_the_same_under_every_engine(finished, shapes, tmp_path):
+    runs = []
+    for engine in ENGINES:
+        (tmp_path / engine).mkdir()
+        words = ["--epochs", 2, "--sparse-teacher", finished.weights / "best_pruned.pt", "--sparse-engine", engine]
+        runs.append(yolov5_train(tmp_path / engine, shapes, *words))
+        ckpt = torch.load(runs[-1].weights / "last.pt", weights_only=False)
+        assert "DetectionDistillationModifier" in ckpt["sparse"]["recipe"] and ckpt["sparse"]["phase"] == "dense"
+        assert all(value > 0 for value in results(runs[-1])["sparse/distillation"])
+    assert all(results(run) == results(runs[0]) for run in runs)
 
 
 def test_layers_can_be_distilled_as_published_recipes_do(finished, shapes, tmp_path):

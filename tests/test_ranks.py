@@ -14,6 +14,7 @@ from zoo_server import STUB, Flaky, serving
 
 from yolov5_sparse_plugin.checkpoints import reading
 
+pytestmark = pytest.mark.long  # two processes each
 # writes down what a rank is like, and dies where it is told to
 RECORDING = """
 import hashlib, json, os, signal

@@ -138,6 +138,7 @@ def test_every_training_command_of_the_tutorial_trains(trained, name):
         assert 0.75 < sparse["sparsity"] < 0.85
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["s pruned", "s pruned and quantized"])
 def test_export_and_validation_of_the_tutorial(trained, name, tmp_path, shapes):
     shutil.copytree(trained(name).folder, tmp_path / "runs" / "train" / "exp")
