@@ -139,10 +139,9 @@ def pytest_configure(config):
         shutil.copyfile(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", folder / name)
     os.environ["YOLOV5_CONFIG_DIR"] = str(folder)
     os.environ["WANDB_MODE"] = "offline"  # upstream then leaves Weights & Biases alone
-    forks = (
-        config.getoption("--warm") and sys.platform == "linux"
-    )  # elsewhere, forking what has imported torch may fail
-    if forks and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
+    # elsewhere than on Linux, forking what has imported torch may fail
+    asked = config.getoption("--warm") and sys.platform == "linux"
+    if asked and (hasattr(config, "workerinput") or not config.getoption("numprocesses", None)):
         SERVERS.append(warm.Warm(clean_environment()))
         config.add_cleanup(lambda: SERVERS.pop().close())
 
@@ -245,13 +244,13 @@ def command(name: str) -> str:
 
 def call(words: list[Any], cwd: Path, status: int | None = 0, **env: str) -> Result:
     """Run a command, its output captured; assert its exit status unless `status` is None."""
-    words = [str(word) for word in words]
+    words, env = [str(word) for word in words], clean_environment(**env)
     with tempfile.NamedTemporaryFile() as file:
-        if SERVERS and words[0] == command("yolov5") and not any(name.startswith(warm.AT_START) for name in env):
-            returned = SERVERS[0].run(words, cwd, clean_environment(**env), Path(file.name), timeout=600)
+        if SERVERS and words[0] == command("yolov5") and SERVERS[0].serves(env):
+            returned = SERVERS[0].run(words, cwd, env, Path(file.name), timeout=600)
         else:
             more = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-            returned = subprocess.run(words, cwd=cwd, env=clean_environment(**env), timeout=600, **more).returncode
+            returned = subprocess.run(words, cwd=cwd, env=env, timeout=600, **more).returncode
         output = Path(file.name).read_text().replace("\r", "\n")
     if status is not None:
         assert returned == status, output[-6000:]

@@ -20,15 +20,20 @@ PRELOADED = (
     *("matplotlib.pyplot", "seaborn", "PIL.ImageFont", "requests", "yaml", "tqdm", "huggingface_hub", "wandb", "fire"),
 )
 # what Python, or a library when it is imported, reads of the environment
-AT_START = ("PYTHON", "LD_", "OMP_", "YOLOV5_SPARSE_AUTOLOAD", "NM_")
+AT_START = ("PYTHON", "LD_", "OMP_", "YOLOV5_SPARSE_AUTOLOAD")
 
 
 class Warm:
     """Forks commands, one after the other."""
 
     def __init__(self, env: dict[str, str]):
+        self.started_with = at_start(env)
         words = [sys.executable, __file__]
         self.process = subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def serves(self, env: dict[str, str]) -> bool:
+        """Return whether a command in this environment would start as this process did."""
+        return at_start(env) == self.started_with
 
     def run(self, words: list[str], cwd: Path, env: dict[str, str], output: Path, timeout: float) -> int:
         """Run a console script with its output in a file; return its exit status, negative for a signal."""
@@ -45,6 +50,10 @@ class Warm:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def at_start(env: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(AT_START)}
 
 
 def serve() -> dict[str, Any]:
