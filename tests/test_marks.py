@@ -23,8 +23,9 @@ def exported(model, file, dynamo=False):
     """Return the model's graph with its quantizers, from one of torch's exporters."""
     choice = {"dynamo": dynamo} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     words = {"opset_version": 18 if dynamo else 17, "input_names": ["images"], **choice}
+    if dynamo:
+        words["custom_translation_table"] = marks.translation()
     with marks.marked(model) as grids, torch.no_grad():
-        marks.write_marks(words)
         torch.onnx.export(model, (images(1, 1),), str(file), **words)
     proto = marks.with_quantizers(onnx.load(str(file)), grids)
     onnx.checker.check_model(proto, full_check=True)

@@ -7,9 +7,11 @@ users start it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ PRELOADED = (
     *("matplotlib.pyplot", "seaborn", "PIL.ImageFont", "requests", "yaml", "tqdm", "huggingface_hub", "wandb", "fire"),
 )
 # what Python, or a library when it is imported, reads of the environment
-AT_START = ("PYTHON", "LD_", "OMP_", "YOLOV5_SPARSE_AUTOLOAD")
+AT_START = ("PYTHON", "LD_PRELOAD", "OMP_", "YOLOV5_SPARSE_AUTOLOAD")
 
 
 class Warm:
@@ -28,27 +30,32 @@ class Warm:
 
     def __init__(self, env: dict[str, str]):
         self.started_with = at_start(env)
-        words = [sys.executable, __file__]
-        self.process = subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, __file__], env=env, start_new_session=True, **pipes)
 
     def serves(self, env: dict[str, str]) -> bool:
-        """Return whether a command in this environment would start as this process did."""
-        return at_start(env) == self.started_with
+        """Return whether a command in this environment would start as this process did; no more after an interrupt."""
+        return at_start(env) == self.started_with and self.process.poll() is None
 
     def run(self, words: list[str], cwd: Path, env: dict[str, str], output: Path, timeout: float) -> int:
         """Run a console script with its output in a file; return its exit status, negative for a signal."""
         request = {"words": words, "cwd": str(cwd), "env": env, "output": str(output)}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(timeout):
-                self.close()
-                raise subprocess.TimeoutExpired(words, timeout)
-        return int(self.process.stdout.readline())
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.process.stdout, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    raise subprocess.TimeoutExpired(words, timeout)
+            return int(self.process.stdout.readline())
+        except BaseException:  # an answer that comes later would be taken for that of the next command
+            self.close()
+            raise
 
     def close(self) -> None:
-        self.process.kill()
+        """End the process, and the command that it may be running."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -67,17 +74,19 @@ def serve() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    import contextlib
     import gc
     import importlib
     import runpy
 
-    for name in PRELOADED:
-        with contextlib.suppress(ImportError):
+    for name in os.environ.get("WARM_PRELOADED", "").split() or PRELOADED:
+        with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.freeze()
     asked = serve()
-    for number, file, how in ((0, os.devnull, os.O_RDONLY), (1, asked["output"], os.O_WRONLY | os.O_CREAT)):
+    for number, file, how in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
         opened = os.open(file, how)
         os.dup2(opened, number)
         os.close(opened)

@@ -45,6 +45,7 @@ def marked(model: torch.nn.Module) -> Iterator[dict[str, Grid]]:
     for place, grid in grids.items():
         if (grid.quant_min, grid.quant_max) not in INTEGERS:
             raise ExportError(f"{place} is rounded to {grid.quant_min}..{grid.quant_max}; ONNX has 8 bits.")
+    torch.onnx.register_custom_op_symbolic(f"{DOMAIN}::quantizer", symbolic, 13)
     for place, quantizer in found.items():
         vars(quantizer)["forward"] = functools.partial(torch.ops.yolov5_sparse_plugin.quantizer, place=place)
     try:
@@ -54,24 +55,16 @@ def marked(model: torch.nn.Module) -> Iterator[dict[str, Grid]]:
             del vars(quantizer)["forward"]
 
 
-def write_marks(arguments: dict[str, Any]) -> None:
-    """Tell an exporter of torch's how a mark is written.
+def symbolic(graph: Any, values: Any, place: Any) -> Any:
+    """Write a mark for the exporter that traces."""
+    return graph.op(f"{DOMAIN}::{MARK}", values, place_s=place.node().s("value")).setType(values.type())
 
-    Args:
-        arguments: of `torch.onnx.export`; what the newer exporter (`dynamo=True`, opset 18) needs is added.
-    """
+
+def translation() -> dict[Callable, Callable]:
+    """Return how a mark is written, as `custom_translation_table` of the newer exporter (`dynamo=True`, opset 18)."""
+    operator = described()
     mark = torch.ops.yolov5_sparse_plugin.quantizer.default
-    if arguments.get("dynamo"):
-        operator = described()
-        arguments["custom_translation_table"] = {mark: lambda values, place: operator(values, place=place)}
-    else:
-        torch.onnx.register_custom_op_symbolic(
-            f"{DOMAIN}::quantizer",
-            lambda graph, values, place: graph.op(f"{DOMAIN}::{MARK}", values, place_s=place.node().s("value")).setType(
-                values.type()
-            ),
-            13,
-        )
+    return {mark: lambda values, place: operator(values, place=place)}
 
 
 def described() -> Callable:

@@ -207,7 +207,8 @@ class ExportRun:
             self._closing.callback(gc.unfreeze)
             if self.sparse:
                 self.hook.sparse_export_start(export=self)
-            with uncollected():
+            # the other formats take minutes, and make garbage
+            with uncollected() if self.arguments["include"] == ["onnx"] else contextlib.nullcontext():
                 files = self._call_upstream()
             if self.sparse and self._written:
                 self.hook.sparse_export_done(export=self, file=self._written)
@@ -373,11 +374,6 @@ def uncollected() -> Iterator[None]:
 
 def by_tracing(torch_export: Callable) -> Callable:
     """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes."""
-
-    def export(*args: Any, **kwargs: Any) -> Any:
-        if "dynamo" in inspect.signature(torch_export).parameters:
-            kwargs.setdefault("dynamo", False)
-        marks.write_marks(kwargs)
-        return torch_export(*args, **kwargs)
-
-    return export
+    if "dynamo" not in inspect.signature(torch_export).parameters:
+        return torch_export
+    return lambda *args, **kwargs: torch_export(*args, **{"dynamo": False, **kwargs})
