@@ -94,6 +94,7 @@ def test_detach_restores_every_doorway(tmp_path):
     assert "BEFORE True" in output and "AFTER False" in output and "AGAIN True" in output
 
 
+@pytest.mark.long
 def test_two_runs_in_one_process_do_not_disturb_each_other(tmp_path, shapes, prune_two):
     """Sparse, plain, sparse: the globals inside train() are upstream's own in and after each, callbacks are gone."""
     code = f"""

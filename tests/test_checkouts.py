@@ -16,6 +16,7 @@ from conftest import TRUST, call, command, results, train_words
 
 from yolov5_sparse_plugin.checkpoints import quantizers, reading
 
+pytestmark = pytest.mark.long  # the whole way through another host; its seams are tests/test_seams.py's
 WITHOUT = {"YOLOV5_SPARSE_AUTOLOAD": "0", **TRUST}
 PHASES = "num_epochs=3,pruning_end_epoch=1.5,quantization_start_epoch=2"
 STUB = "zoo:yolov5-n-shapes-pruned60_quantized"

@@ -406,6 +406,7 @@ def test_aliases_that_multiply_a_recipe_are_refused_at_once():
 # -------------------------------------------------------------------------------------------- the commands, for real
 
 
+@pytest.mark.long
 def test_val_detect_load_and_export_take_the_forks_checkpoints(tmp_path, shapes, pruned):
     """The form that the published recipes leave behind: pruned, and pruned and quantized."""
     import onnx
