@@ -15,6 +15,7 @@ import types
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 import yolov5
@@ -88,6 +89,7 @@ def with_add_nodes(built, forward=True):
 
 def quantize(built, recipe):
     """Quantize with SparseML, in place, and let the observers see images; return the recipe as the fork wrote it."""
+    pytest.importorskip("sparseml", reason="SparseML installs on Python 3.9 to 3.11")
     from sparseml.pytorch.optim import ScheduledModifierManager
 
     import yolov5_sparse_plugin.engine.sparseml.compat  # noqa: F401  no analytics

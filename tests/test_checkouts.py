@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from checkouts import OFFLINE
-from conftest import TRUST, call, command, results, train_words
+from conftest import ALONE, TRUST, call, command, results, train_words
 
 from yolov5_sparse_plugin.checkpoints import quantizers, reading
 
@@ -176,6 +176,7 @@ def test_resume_goes_on_where_the_run_was(checkout, trained, tmp_path):
     assert part["sparsity"] == pytest.approx(0.6, abs=1e-4) and part["epoch"] == 3
 
 
+@ALONE
 def test_a_plain_run_has_the_numbers_of_one_without_the_plugin(checkout, shapes, tmp_path):
     files = []
     for folder, plugin, env in (("with", True, TRUST), ("without", False, WITHOUT)):
