@@ -15,15 +15,17 @@ NEWEST_TESTS := tests/test_packaging.py tests/test_mends.py tests/test_engine.py
 demo: $(VENV)/.demo
 	$(BIN)/yolov5-sparse demo
 
-# --warm: commands are forked from a process that has torch in it already, which spares most of their start
+# commands are forked from a process that has torch in it already, which spares most of their start
+PYTEST := $(BIN)/python -m pytest --warm
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --warm -m 'not long' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not long' $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-newest: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not long' $(NEWEST_TESTS) $(PYTEST_ARGS)
+	$(PYTEST) -m 'not long' $(NEWEST_TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-cache && $(BIN)/mypy

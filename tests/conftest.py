@@ -242,11 +242,15 @@ def command(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def call(words: list[Any], cwd: Path, status: int | None = 0, **env: str) -> Result:
-    """Run a command, its output captured; assert its exit status unless `status` is None."""
+def call(words: list[Any], cwd: Path, status: int | None = 0, cold: bool = False, **env: str) -> Result:
+    """Run a command, its output captured; assert its exit status unless `status` is None.
+
+    Args:
+        cold: start it as users do, also with --warm.
+    """
     words, env = [str(word) for word in words], clean_environment(**env)
     with tempfile.NamedTemporaryFile() as file:
-        if SERVERS and words[0] == command("yolov5") and SERVERS[0].serves(env):
+        if SERVERS and not cold and words[0] == command("yolov5") and SERVERS[0].serves(env):
             returned = SERVERS[0].run(words, cwd, env, Path(file.name), timeout=600)
         else:
             more = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
@@ -270,9 +274,11 @@ def train_words(data: Path, *more: Any, weights: Any = "", batch: int = 8, img: 
     return words + ([] if weights else ["--cfg", "yolov5n.yaml"]) + list(more)
 
 
-def yolov5_train(cwd: Path, data: Path, *more: Any, status: int | None = 0, env: dict | None = None, **kw) -> Result:
+def yolov5_train(
+    cwd: Path, data: Path, *more: Any, status: int | None = 0, env: dict | None = None, cold: bool = False, **kw
+) -> Result:
     """Run the real `yolov5 train`."""
-    return call([command("yolov5"), *train_words(data, *more, **kw)], cwd, status, **(env or {}))
+    return call([command("yolov5"), *train_words(data, *more, **kw)], cwd, status, cold, **(env or {}))
 
 
 @pytest.fixture(scope="session")
@@ -298,7 +304,9 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Result]], Result]:
 @pytest.fixture(scope="session")
 def finished(once, shapes, recipe) -> Result:
     """A finished run through every phase, by the command as a user types it; --epochs is left to the recipe."""
-    return once("finished", lambda cwd: yolov5_train(cwd, shapes, "--sparse-recipe", recipe, "--save-period", "1"))
+    return once(
+        "finished", lambda cwd: yolov5_train(cwd, shapes, "--sparse-recipe", recipe, "--save-period", "1", cold=True)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -309,7 +317,7 @@ def exported(once, finished, shapes):
         for name in ("best.pt", "best_dense.pt"):
             shutil.copyfile(finished.weights / name, folder / name)
         words = ["export", "--weights", "best.pt", "--include", "onnx", "--imgsz", 64, "--data", shapes]
-        run = call([command("yolov5"), *words], folder)
+        run = call([command("yolov5"), *words], folder, cold=True)
         run.folder = folder
         return run
 
@@ -320,7 +328,7 @@ def exported(once, finished, shapes):
 @pytest.fixture(scope="session")
 def plain(once, shapes) -> Result:
     """A run of two epochs without any sparse option (for which upstream needs help on torch >= 2.6)."""
-    return once("plain", lambda cwd: yolov5_train(cwd, shapes, "--epochs", 2, env=TRUST))
+    return once("plain", lambda cwd: yolov5_train(cwd, shapes, "--epochs", 2, env=TRUST, cold=True))
 
 
 def zoo_command(cwd: Path, *words, status: int | None = 0, **env):

@@ -1,8 +1,7 @@
 """`yolov5 …` from a process that has imported other people's packages already: seven of the eight seconds of a start.
 
 YOLOv5 and this plugin are imported by each command itself, in its own folder and environment; what it shares with the
-ones before is torch, torchvision, pandas and the like. `make test` runs so; without --warm every command is started as
-users start it.
+ones before is torch, torchvision, pandas and the like. Without --warm every command is started as users start it.
 """
 
 from __future__ import annotations
