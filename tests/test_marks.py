@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -17,16 +15,14 @@ from yolov5_sparse_plugin.errors import ExportError
 from yolov5_sparse_plugin.export import marks
 from yolov5_sparse_plugin.export.graph import DEQUANTIZE, QUANTIZE
 from yolov5_sparse_plugin.export.layers import module_of
+from yolov5_sparse_plugin.export.run import by_tracing
 
 
 def exported(model, file, dynamo=False):
     """Return the model's graph with its quantizers, from one of torch's exporters."""
-    choice = {"dynamo": dynamo} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
-    words = {"opset_version": 18 if dynamo else 17, "input_names": ["images"], **choice}
-    if dynamo:
-        words["custom_translation_table"] = marks.translation()
+    words = {"dynamo": True, "opset_version": 18} if dynamo else {"opset_version": 17}
     with marks.marked(model) as grids, torch.no_grad():
-        torch.onnx.export(model, (images(1, 1),), str(file), **words)
+        by_tracing(torch.onnx.export)(model, (images(1, 1),), str(file), input_names=["images"], **words)
     proto = marks.with_quantizers(onnx.load(str(file)), grids)
     onnx.checker.check_model(proto, full_check=True)
     return proto

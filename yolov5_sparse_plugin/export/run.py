@@ -373,7 +373,16 @@ def uncollected() -> Iterator[None]:
 
 
 def by_tracing(torch_export: Callable) -> Callable:
-    """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes."""
+    """Let torch >= 2.9 trace: its newer exporter ignores the opset and needs a package that SparseML excludes.
+
+    Where a host asks for the newer one, it is told of the marks.
+    """
     if "dynamo" not in inspect.signature(torch_export).parameters:
         return torch_export
-    return lambda *args, **kwargs: torch_export(*args, **{"dynamo": False, **kwargs})
+
+    def export(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.setdefault("dynamo", False):
+            kwargs.setdefault("custom_translation_table", marks.translation())
+        return torch_export(*args, **kwargs)
+
+    return export
