@@ -361,9 +361,12 @@ def said():
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
     logger = logging.getLogger("yolov5")
+    level = logger.level
+    logger.setLevel(logging.INFO)  # yolov5.load(verbose=False) lowers it for the whole process
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def export(weights, folder: Path, **keywords):
