@@ -357,6 +357,8 @@ def packed(once, finished):
 @pytest.fixture
 def said():
     """The lines that an export in this process says, as they come."""
+    import yolov5.utils.general  # noqa: F401  configures the logger anew when it is imported
+
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
